@@ -1,0 +1,53 @@
+"""Recurrent forecasters that do not blow up: fit, guard, and see the gradients."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.errors import DataError, HoldfastError, OptionError, Problem, RunDirectoryError, TrainingError
+    from holdfast.forecasting import Config, Forecaster
+    from holdfast.gradients import ClipNorm, ClipValue, GradientGuard
+
+__version__ = "0.1.0"
+
+# Names are loaded when they are first asked for: importing holdfast stays fast and brings in nothing that is not used.
+_HOMES = {
+    "ClipNorm": "gradients",
+    "ClipValue": "gradients",
+    "Config": "forecasting",
+    "DataError": "errors",
+    "Forecaster": "forecasting",
+    "GradientGuard": "gradients",
+    "HoldfastError": "errors",
+    "OptionError": "errors",
+    "Problem": "errors",
+    "RunDirectoryError": "errors",
+    "TrainingError": "errors",
+}
+
+__all__ = [
+    "ClipNorm",
+    "ClipValue",
+    "Config",
+    "DataError",
+    "Forecaster",
+    "GradientGuard",
+    "HoldfastError",
+    "OptionError",
+    "Problem",
+    "RunDirectoryError",
+    "TrainingError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

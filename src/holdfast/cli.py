@@ -1,0 +1,252 @@
+"""One command per verb, no logic."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from holdfast.errors import HoldfastError, OptionError, Problem
+
+app = typer.Typer(
+    name="holdfast",
+    help="Recurrent forecasters that do not blow up: a table of time series in, a probabilistic forecast out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+out, err = Console(), Console(stderr=True)
+
+DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet: unique_id, ds, y.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a fit.", show_default=False)]
+MaxSteps = Annotated[int | None, typer.Option(help="Optimiser steps in all; otherwise as planned.", min=0)]
+
+# Every option of a fit: the type that the shell hands over, and what it says. Names and defaults are those of Config.
+_OPTIONS: dict[str, tuple[type, str]] = {
+    "horizon": (int, "Steps to forecast. [default: the usual number for the frequency]"),
+    "season_length": (str, "Steps in one season, or several (24,168); more are looked for. [default: by frequency]"),
+    "context_length": (int, "Past steps fed. [default: two of the longest season]"),
+    "cell": (str, "lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear. [default: lstm]"),
+    "hidden_size": (int, "Units per recurrent layer. [default: 128]"),
+    "layers": (int, "Recurrent layers. [default: 2]"),
+    "segment": (int, "Steps fed as one recurrent step. [default: one season where it fits]"),
+    "dropout": (float, "Share of hidden values dropped while training. [default: 0.1]"),
+    "head": (str, "quantile, gaussian, student-t, negative-binomial (counts) or sigmoid. [default: quantile]"),
+    "levels": (str, "Prediction intervals in percent. [default: 80,95]"),
+    "bounds": (str, "Bounds of the target, for the sigmoid head. [default: 0,1]"),
+    "clip": (str, "norm:1.0, value:0.5 or none. [default: norm:1.0]"),
+    "clip_roles": (str, "Whose gradients: input, recurrent, bias, head, other; or all. [default: all but head]"),
+    "optimizer": (str, "adamw or sgd. [default: adamw]"),
+    "lr": (float, "Peak learning rate. [default: 0.002 for adamw, 0.05 for sgd]"),
+    "batch_size": (int, "Windows per step. [default: 128]"),
+    "max_steps": (int, "Most optimiser steps. [default: 1200]"),
+    "time_budget": (str, "Most time for training: 120s, 2m, 1h. [default: no limit]"),
+    "seed": (int, "Of weights, windows and dropout. [default: 0]"),
+    "id_col": (str, "Column that tells series apart. [default: unique_id]"),
+    "time_col": (str, "Column of the timestamps. [default: ds]"),
+    "target_col": (str, "Column to forecast. [default: y]"),
+    "freq": (str, "Calendar step: 1h, D, MS, ... [default: read off the timestamps]"),
+    "static": (str, "Columns that are constant within a series: a,b."),
+    "future": (str, "Columns that are known ahead: c,d."),
+    "past": (str, "Columns that are known up to now: e,f."),
+    "fill_gaps": (bool, "Insert the rows that are missing, with a missing value."),
+}
+_COLUMN_OPTIONS = ("horizon", "season_length", "id_col", "time_col", "target_col", "freq", "static", "future", "past")
+
+
+def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options of `Config` behind its own parameters; it receives them as one `config`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.name != "config"
+        ]
+        options = [_parameter(name) for name in names]
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            texts = {name: given.pop(name) for name in names}
+            command(config=_config(texts), **given)
+
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *options]]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    kind, text = _OPTIONS[name]
+    flag, default = "--" + name.replace("_", "-"), False if kind is bool else None
+    annotation = Annotated[kind if kind is bool else kind | None, typer.Option(flag, help=text, show_default=False)]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _config(texts: dict[str, Any]) -> Any:
+    from holdfast.forecasting import Config
+
+    parsers: dict[str, Callable[[str], Any]] = {
+        "season_length": lambda text: _several("season-length", text, int),
+        "levels": lambda text: _several("levels", text, float),
+        "bounds": lambda text: _several("bounds", text, float),
+        "time_budget": _seconds,
+        **dict.fromkeys(("clip_roles", "static", "future", "past"), _names),
+    }
+    given = {name: text for name, text in texts.items() if text is not None}
+    return Config(**{name: parsers[name](text) if name in parsers else text for name, text in given.items()})
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _several(option: str, text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        problem = Problem(f"option --{option}", "numbers with commas between", repr(text), f"give --{option} 24,168")
+        raise OptionError(problem) from error
+
+
+def _seconds(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        return float(number) * unit
+    except ValueError as error:
+        problem = Problem("option --time-budget", "a time such as 120s, 2m or 1h", repr(text), "give --time-budget 2m")
+        raise OptionError(problem) from error
+
+
+@app.command(epilog="Example: `holdfast demo --out demo`")
+def demo(
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the picture. [default: a new one]")] = None,
+) -> None:
+    """Fit, score and forecast the bundled M4 Hourly series, with a picture; about a minute, no network."""
+    from holdfast.forecasting.demo import run_demo
+    from holdfast.telemetry import ProgressLine
+
+    with ProgressLine(err) as show:
+        result = run_demo(out_dir, show=show, say=lambda line: err.print(line, highlight=False))
+    _print_scores(result.scores)
+    out.print(f"picture: {result.picture}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: `holdfast check sales.csv --id-col shop --time-col day --target-col sold`")
+@takes_options(*_COLUMN_OPTIONS, "fill_gaps")
+def check(data: DataPath, config: Any) -> None:
+    """Say everything that is wrong with a table, or what is in it."""
+    from holdfast.forecasting.runs import describe_file
+
+    for line in describe_file(config, data):
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: `holdfast fit sales.csv --horizon 48 --season-length 24 --out run`")
+@takes_options(*_OPTIONS)
+def fit(
+    data: DataPath,
+    config: Any,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="New run directory. [default: keep nothing]")] = None,
+) -> None:
+    """Train a forecaster on a table, and score it beside seasonal naive."""
+    from holdfast.forecasting.runs import fit_file
+
+    if out_dir is None:
+        err.print("nothing will be kept: give --out RUN to keep the model", highlight=False)
+    _train(lambda show: fit_file(config, data, out_dir, show=show), out_dir)
+
+
+@app.command(epilog="Example: `holdfast resume run --max-steps 2000`")
+def resume(run: RunPath, max_steps: MaxSteps = None) -> None:
+    """Go on with a fit that was stopped, to the same result to the bit; or train longer."""
+    from holdfast.forecasting import Forecaster
+
+    _train(lambda show: Forecaster.resume(run, max_steps=max_steps, show=show), run)
+
+
+@app.command(epilog="Example: `holdfast predict run --out forecast.csv`")
+def predict(
+    run: RunPath,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="Newer or other series. [default: those of the fit]")
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="forecast.csv or .parquet. [default: print it]")
+    ] = None,
+    future_data: Annotated[
+        Path | None, typer.Option(help="Future covariates over the horizon, CSV or Parquet.")
+    ] = None,
+) -> None:
+    """Forecast the steps behind the end of every series."""
+    from holdfast.forecasting.runs import predict_run
+
+    table = predict_run(run, data, future_data, out_file)
+    if out_file is None:
+        sys.stdout.write(table.write_csv())
+
+
+@app.command(epilog="Example: `holdfast backtest sales.csv --horizon 48 --windows 3 --out scores.csv`")
+@takes_options(*_OPTIONS)
+def backtest(
+    data: DataPath,
+    config: Any,
+    windows: Annotated[int, typer.Option(help="Windows of one horizon each, at the end of every series.")] = 3,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Scores per series and cutoff, .csv or .parquet.")
+    ] = None,
+) -> None:
+    """Train before the last windows of a table, forecast each of them, and score beside seasonal naive."""
+    from holdfast.forecasting.runs import backtest_file
+    from holdfast.telemetry import ProgressLine
+
+    with ProgressLine(err) as show:
+        scores = backtest_file(config, data, windows, out_file, show=show)
+    _print_scores(scores)
+
+
+def _train(run: Callable[[Any], Any], kept: Path | None) -> None:
+    from holdfast.telemetry import ProgressLine
+
+    try:
+        with ProgressLine(err) as show:
+            forecaster = run(show)
+    except KeyboardInterrupt:
+        saved = f"saved; go on with: holdfast resume {kept}" if kept else "nothing was kept: there was no --out"
+        err.print(f"stopped. {saved}", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    _print_scores(forecaster.fitted.metrics.get("scores", {}))
+    out.print(forecaster.summary(), highlight=False, soft_wrap=True)
+
+
+def _print_scores(scores: dict[str, dict[str, float]]) -> None:
+    if not scores:
+        return
+    table = Table("score", "holdfast", "seasonal naive")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, pair in scores.items():
+        cells = [f"{pair[model]:.3f}" if model in pair else "" for model in ("holdfast", "seasonal_naive")]
+        table.add_row(name, *cells)
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command line: exit 0 good, 1 the user's data or options, 2 usage, 3 a run that failed."""
+    try:
+        app()
+    except HoldfastError as error:
+        for problem in error.problems:
+            err.print(f"Error: {problem}", highlight=False, soft_wrap=True, markup=False)
+        raise SystemExit(error.exit_code) from None

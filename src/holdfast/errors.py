@@ -1,0 +1,72 @@
+"""Every error that holdfast raises on purpose, in four parts: where, expected, got, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, told in four parts.
+
+    Attributes:
+        where: The file, row, series, option or function that the problem sits in.
+        expected: What holdfast needed there.
+        got: What it found.
+        fix: What the user can do about it.
+
+    Example:
+        >>> print(Problem("option --horizon", "a whole number of at least 1", "-3", "give --horizon 24"))
+        option --horizon
+          expected: a whole number of at least 1
+          got:      -3
+          to do:    give --horizon 24
+    """
+
+    where: str
+    expected: str
+    got: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}\n  expected: {self.expected}\n  got:      {self.got}\n  to do:    {self.fix}"
+
+
+class HoldfastError(Exception):
+    """The root of the family: carries all problems that were found in one pass.
+
+    Args:
+        problems: One problem or several.
+
+    Example:
+        >>> error = OptionError(Problem("option --cell", "lstm, gru or rnn-tanh", "'lstn'", "write --cell lstm"))
+        >>> error.problems[0].got
+        "'lstn'"
+        >>> error.exit_code
+        1
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class DataError(HoldfastError):
+    """The user's table cannot be forecast as it is."""
+
+
+class OptionError(HoldfastError):
+    """An option has a value that cannot work."""
+
+
+class RunDirectoryError(HoldfastError):
+    """A run directory, or a file in it, is missing, damaged or not one of holdfast's."""
+
+
+class TrainingError(HoldfastError):
+    """A run failed beyond recovery, for instance because every step was non-finite."""
+
+    exit_code = 3

@@ -1,0 +1,212 @@
+"""Every option of a fit, with unit and default, checked when made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from holdfast.errors import HoldfastError, OptionError, Problem
+from holdfast.gradients import ROLES, Role, parse_rule
+from holdfast.networks import CELLS, HEADS
+
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to forecast, with which network, trained how.
+
+    Attributes:
+        horizon: Steps to forecast. None: the usual number for the frequency (48 hours, 14 days, 18 months, ...).
+        season_length: Steps in one season, or several of them; the first is that of the seasonal naive forecast.
+            None: the usual ones of the frequency. Further seasons are looked for in the data.
+        context_length: Past steps fed. None: two of the longest season, at least four of the first.
+        cell: lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear.
+        hidden_size: Units per recurrent layer.
+        layers: Recurrent layers.
+        segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1.
+        dropout: Share of hidden values dropped while training, at least 0 and below 1.
+        head: quantile, gaussian, student-t, negative-binomial (counts) or sigmoid (bounded targets).
+        levels: Prediction intervals in percent, above 0 and below 100.
+        bounds: Lower and upper bound of the target, for the sigmoid head.
+        clip: norm:X, value:X or none; X is the largest norm, or the largest absolute value.
+        clip_roles: Whose gradients the rule is over: input, recurrent, bias, head, other; "all" for all of them.
+        optimizer: adamw or sgd.
+        lr: Peak learning rate. None: 2e-3 for adamw, 5e-2 for sgd.
+        batch_size: Windows per step.
+        max_steps: Most optimiser steps; 0 leaves the mean of the anchors.
+        time_budget: Most seconds of training. None: no limit.
+        seed: Of weights, windows and dropout.
+        id_col: Column that tells series apart; a table without it is one series.
+        time_col: Column of the timestamps.
+        target_col: Column to forecast.
+        freq: Calendar step (1h, D, MS, ...). None: read off the timestamps.
+        static: Columns that are constant within a series.
+        future: Columns that are known ahead.
+        past: Columns that are known up to now.
+        fill_gaps: Insert the rows that are missing between two rows, with a missing value.
+
+    Raises:
+        OptionError: With every option that cannot work.
+
+    Example:
+        >>> Config(horizon=48, season_length=24).season_length
+        (24,)
+        >>> Config(horizon=0)
+        Traceback (most recent call last):
+        ...
+        holdfast.errors.OptionError: option horizon
+          expected: a whole number of at least 1
+          got:      0
+          to do:    give --horizon 1 or more
+    """
+
+    horizon: int | None = None
+    season_length: int | tuple[int, ...] | None = None
+    context_length: int | None = None
+    cell: str = "lstm"
+    hidden_size: int = 128
+    layers: int = 2
+    segment: int | None = None
+    dropout: float = 0.1
+    head: str = "quantile"
+    levels: tuple[float, ...] = (80, 95)
+    bounds: tuple[float, float] = (0.0, 1.0)
+    clip: str = "norm:1.0"
+    clip_roles: tuple[Role, ...] = ("input", "recurrent", "bias", "other")
+    optimizer: str = "adamw"
+    lr: float | None = None
+    batch_size: int = 128
+    max_steps: int = 1000
+    time_budget: float | None = None
+    seed: int = 0
+    id_col: str = "unique_id"
+    time_col: str = "ds"
+    target_col: str = "y"
+    freq: str | int | None = None
+    static: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    fill_gaps: bool = False
+
+    def __post_init__(self) -> None:
+        """Bring lists and single values into tuples, then check everything at once."""
+        for name in _TUPLES:
+            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        if self.clip_roles == ("all",):
+            object.__setattr__(self, "clip_roles", ROLES)
+        problems = list(_problems(self))
+        if problems:
+            raise OptionError(problems)
+
+    @property
+    def seasons_given(self) -> tuple[int, ...] | None:
+        """The seasons that the user named; None if they are to be the usual ones."""
+        seasons = self.season_length
+        return seasons if isinstance(seasons, tuple) or seasons is None else (seasons,)
+
+
+def config_facts(config: Config) -> dict[str, Any]:
+    """A configuration as plain JSON values.
+
+    Example:
+        >>> config_of(config_facts(Config(horizon=3, levels=(90,)))) == Config(horizon=3, levels=(90,))
+        True
+    """
+    return {field.name: getattr(config, field.name) for field in fields(Config)}
+
+
+def config_of(facts: dict[str, Any]) -> Config:
+    """The configuration that `config_facts` wrote.
+
+    Raises:
+        OptionError: A name is not an option, or a value cannot work.
+    """
+    names = [field.name for field in fields(Config)]
+    unknown = sorted(facts.keys() - set(names))
+    if unknown:
+        problem = Problem(f"options {', '.join(unknown)}", f"options among {', '.join(names)}", "others", "remove them")
+        raise OptionError(problem)
+    return Config(**facts)
+
+
+_TUPLES = ("season_length", "levels", "bounds", "clip_roles", "static", "future", "past")
+_CHOICES: dict[str, tuple[str, ...]] = {"cell": CELLS, "head": HEADS, "optimizer": ("adamw", "sgd")}
+_WHOLE_NUMBERS = {"horizon": 1, "context_length": 1, "hidden_size": 1, "layers": 1, "segment": 1, "batch_size": 1}
+_WHOLE_NUMBERS |= {"max_steps": 0, "seed": 0}
+_OPTIONAL = ("horizon", "context_length", "segment", "lr", "time_budget")
+
+
+def _as_tuple(value: Any) -> Any:
+    if value is None or isinstance(value, tuple):
+        return value
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _problems(config: Config) -> Iterator[Problem]:
+    for name, choices in _CHOICES.items():
+        value = getattr(config, name)
+        if value not in choices:
+            yield _wrong(name, f"one of {', '.join(choices)}", value, f"give --{_flag(name)} {choices[0]}")
+    for name, least in _WHOLE_NUMBERS.items():
+        value = getattr(config, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if not _is_whole(value) or not least <= value <= LARGEST_SEED:
+            expected = f"a whole number of at least {least}"
+            yield _wrong(name, expected, value, f"give --{_flag(name)} {least} or more")
+    yield from _number_problems(config)
+    yield from _sequence_problems(config)
+    yield from _clip_problems(config)
+
+
+def _number_problems(config: Config) -> Iterator[Problem]:
+    if not _is_number(config.dropout) or not 0 <= config.dropout < 1:
+        yield _wrong("dropout", "a number of at least 0 and below 1", config.dropout, "give dropout 0.1")
+    for name, example in (("lr", "0.001"), ("time_budget", "120s")):
+        value = getattr(config, name)
+        if value is not None and (not _is_number(value) or not 0 < value < math.inf):
+            yield _wrong(name, "a number above 0", value, f"give --{_flag(name)} {example}")
+    if len(config.bounds) != 2 or not all(map(_is_number, config.bounds)) or not config.bounds[0] < config.bounds[1]:
+        yield _wrong("bounds", "two numbers, the lower first", config.bounds, "give --bounds 0,1")
+
+
+def _sequence_problems(config: Config) -> Iterator[Problem]:
+    seasons = config.seasons_given
+    if seasons is not None and (not all(map(_is_whole, seasons)) or any(season < 1 for season in seasons)):
+        yield _wrong("season_length", "whole numbers of at least 1", seasons, "give --season-length 24 or 24,168")
+    if not config.levels or not all(_is_number(level) and 0 < level < 100 for level in config.levels):
+        yield _wrong("levels", "percentages above 0 and below 100", config.levels, "give --levels 80,95")
+    names = [config.id_col, config.time_col, config.target_col, *config.static, *config.future, *config.past]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        yield _wrong("columns", "each column in one part only", ", ".join(twice), "name each column once")
+
+
+def _clip_problems(config: Config) -> Iterator[Problem]:
+    try:
+        parse_rule(config.clip)
+    except HoldfastError as error:
+        yield from error.problems
+    unknown = [role for role in config.clip_roles if role not in ROLES]
+    if unknown or not config.clip_roles:
+        expected = f"roles among {', '.join(ROLES)}, or all"
+        yield _wrong("clip_roles", expected, ", ".join(unknown) or "none", "give --clip-roles recurrent,input,bias")
+
+
+def _wrong(name: str, expected: str, got: object, fix: str) -> Problem:
+    return Problem(f"option {name}", expected, repr(got) if isinstance(got, str) else str(got), fix)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -1,0 +1,261 @@
+"""What a fit leaves behind: everything a forecast needs, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from holdfast.forecasting import rundir
+from holdfast.forecasting.backtest import backtest_table
+from holdfast.forecasting.config import Config, config_facts, config_of
+from holdfast.forecasting.metrics import mean_scores, score_table, skill
+from holdfast.forecasting.plan import make_network, plan_task, training_config
+from holdfast.networks import ForecastNetwork, NetworkConfig
+from holdfast.series import Checked, Columns, Kind, Season, SeriesStore, check_table, find_seasons
+from holdfast.telemetry import Outlook, TelemetryLog
+from holdfast.training import Progress, Task, load_tensors, load_weights, save_tensors, train
+from holdfast.windows import Windows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked table with its seasons.
+
+    Attributes:
+        config: The options, with the horizon filled in.
+        checked: Series and notes.
+        seasons: The first is that of the seasonal naive forecast; empty without a season.
+        kind: Kind of dataframe that went in.
+    """
+
+    config: Config
+    checked: Checked
+    seasons: tuple[Season, ...]
+    kind: Kind
+
+    @property
+    def store(self) -> SeriesStore:
+        """The series."""
+        return self.checked.store
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network with what it was trained on.
+
+    Attributes:
+        prepared: Options, series, seasons.
+        network: With the best weights.
+        log: Telemetry.
+        metrics: Scores on the last horizon of each series beside seasonal naive; empty if none could be held out.
+    """
+
+    prepared: Prepared
+    network: ForecastNetwork
+    log: TelemetryLog
+    metrics: Mapping[str, Any]
+
+    @property
+    def windows(self) -> Windows:
+        """The series as tensors, where the network is."""
+        return Windows.from_store(self.prepared.store, next(self.network.parameters()).device)
+
+
+def columns_of(config: Config) -> Columns:
+    """The column names of a configuration."""
+    return Columns(
+        id=config.id_col,
+        time=config.time_col,
+        target=config.target_col,
+        static=config.static,
+        future=config.future,
+        past=config.past,
+    )
+
+
+def canonical(columns: Columns) -> Columns:
+    """The same covariates beside the canonical names, as `Checked.table` has them."""
+    return replace(columns, id="unique_id", time="ds", target="y")
+
+
+def prepare(
+    config: Config, table: pl.DataFrame, kind: Kind, *, source: str = "the table", kept_back: int = 0
+) -> Prepared:
+    """Check a table and find its seasons.
+
+    Args:
+        config: The options.
+        table: Long table.
+        kind: Kind of dataframe that it came from.
+        source: Name of the table in errors.
+        kept_back: Windows at the end of each series that may not be looked at (a backtest).
+    """
+    checked = check_table(
+        table,
+        columns_of(config),
+        horizon=config.horizon,
+        freq=config.freq,
+        fill_gaps=config.fill_gaps,
+        source=source,
+    )
+    horizon = checked.store.horizon
+    seasons = find_seasons(checked.store, config.seasons_given, holdout=horizon * (kept_back + 1))
+    config = replace(config, horizon=horizon, freq=checked.store.freq.text)
+    return Prepared(config, checked, seasons, kind)
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def plan(prepared: Prepared, kept_back: int = 0) -> Task:
+    """The network and what to train it on."""
+    store = prepared.store
+    length_n = np.maximum(store.lengths - kept_back * store.horizon, 1)
+    return plan_task(prepared.config, store, [season.length for season in prepared.seasons], length_n, device())
+
+
+def start_run(run: Path, prepared: Prepared, task: Task) -> None:
+    """Make the run directory, with all that a resume needs."""
+    rundir.new_run(run)
+    fingerprint = rundir.write_series(run, prepared.checked.table)
+    rundir.write_manifest(run, _manifest(prepared, task.network, fingerprint, complete=False))
+
+
+def run_training(
+    prepared: Prepared,
+    task: Task,
+    *,
+    run: Path | None = None,
+    resume: bool = False,
+    show: Callable[[Outlook], None] | None = None,
+) -> Fitted:
+    """Train, score the held-out horizon, and complete the run directory if there is one."""
+    checkpoint = run / rundir.CHECKPOINT if run else None
+    resume = resume and checkpoint is not None and checkpoint.exists()
+    keep_until = int(load_tensors(checkpoint)[1]["step"]) if resume and checkpoint else None
+    with TelemetryLog(run / rundir.TELEMETRY if run else None, keep_until) as log:
+        progress = train(task, training_config(prepared.config), log, checkpoint=checkpoint, resume=resume, show=show)
+    fitted = Fitted(prepared, task.network, log, held_out_metrics(prepared, task, progress, log))
+    if run:
+        write_fitted(run, fitted)
+    return fitted
+
+
+def held_out_metrics(prepared: Prepared, task: Task, progress: Progress, log: TelemetryLog) -> dict[str, Any]:
+    """Scores on the last horizon of the validated series. These windows also chose the weights."""
+    facts: dict[str, Any] = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "seconds": progress.seconds,
+        "clip_fraction": _share([record.clipped for record in log.steps if not record.skipped]),
+        "skipped_steps": sum(record.skipped for record in log.steps),
+    }
+    if not len(task.split.validated):
+        return facts
+    cutoff_n: NDArray[np.int64] = np.zeros_like(task.split.until_n)
+    cutoff_n[task.split.validated] = task.split.until_n[task.split.validated]
+    levels = prepared.config.levels
+    table = backtest_table(task.network, prepared.store, task.windows, cutoff_n, levels)
+    season = task.network.config.seasons[0] if task.network.config.seasons else 1
+    scores = mean_scores(score_table(table, prepared.checked.table, season, levels))
+    return {**facts, "skill": skill(scores), "scores": scores}
+
+
+def write_fitted(run: Path, fitted: Fitted) -> None:
+    """Write model, metrics and manifest into an existing run directory."""
+    save_tensors(run / rundir.MODEL_FILE, fitted.network.state_dict(), {})
+    rundir.write_json(run / rundir.METRICS, fitted.metrics)
+    fingerprint = rundir.write_series(run, fitted.prepared.checked.table)
+    rundir.write_manifest(run, _manifest(fitted.prepared, fitted.network, fingerprint, complete=True))
+
+
+def read_prepared(run: Path) -> tuple[Prepared, NetworkConfig, rundir.Manifest]:
+    """The series and shapes of a run directory."""
+    manifest = rundir.read_manifest(run)
+    config = config_of(dict(manifest.config))
+    table = rundir.read_series(run, manifest.fingerprint)
+    columns = canonical(columns_of(config))
+    checked = check_table(
+        table,
+        columns,
+        horizon=config.horizon,
+        freq=manifest.freq,
+        categories=dict(manifest.categories),
+        source=str(run / rundir.SERIES),
+    )
+    seasons = tuple(Season(length, reason) for length, reason in manifest.seasons)
+    prepared = Prepared(config, replace(checked, notes=manifest.notes), seasons, manifest.kind)  # type: ignore[arg-type]
+    shapes = dict(manifest.network)
+    shapes["seasons"] = tuple(shapes["seasons"])
+    shapes["anchors"] = tuple((kind, season) for kind, season in shapes["anchors"])
+    return prepared, NetworkConfig(**shapes), manifest
+
+
+def read_fitted(run: Path) -> Fitted:
+    """The fitted model of a run directory. Runs no code from it.
+
+    Raises:
+        RunDirectoryError: Something is missing, damaged or does not fit together.
+    """
+    prepared, network_config, _ = read_prepared(run)
+    network = make_network(prepared.config, network_config)
+    path = run / rundir.MODEL_FILE
+    load_weights(path, network, load_tensors(path)[0])
+    return Fitted(prepared, network.to(device()), TelemetryLog(), rundir.read_json(run / rundir.METRICS))
+
+
+def summary_lines(fitted: Fitted) -> Sequence[str]:
+    """What a person wants to know after a fit, one thing per line."""
+    metrics, config = fitted.metrics, fitted.network.config
+    lines = [f"{season.length}: {season.reason}" for season in fitted.prepared.seasons]
+    lines = [f"season {line}" for line in lines] or ["no season"]
+    lines.append(f"context {config.context_length} steps in segments of {config.segment}")
+    return [*lines, skill_line(metrics)]
+
+
+def skill_line(metrics: Mapping[str, Any]) -> str:
+    """The skill in words.
+
+    Example:
+        >>> skill_line({"skill": 0.25})
+        'skill 0.250: errors are 25 % smaller than those of seasonal naive on the held-out last horizon'
+        >>> skill_line({"skill": -0.1})
+        'skill -0.100: no skill, seasonal naive is better on the held-out last horizon; prefer it'
+        >>> skill_line({})
+        'skill unknown: no series is long enough to hold a horizon out'
+    """
+    value = metrics.get("skill")
+    if value is None or value != value:
+        return "skill unknown: no series is long enough to hold a horizon out"
+    held_out = "on the held-out last horizon"
+    if value > 0:
+        return f"skill {value:.3f}: errors are {100 * value:.0f} % smaller than those of seasonal naive {held_out}"
+    return f"skill {value:.3f}: no skill, seasonal naive is better {held_out}; prefer it"
+
+
+def _manifest(prepared: Prepared, network: ForecastNetwork, fingerprint: str, *, complete: bool) -> rundir.Manifest:
+    return rundir.Manifest(
+        config=config_facts(prepared.config),
+        network=asdict(network.config),
+        seasons=tuple((season.length, season.reason) for season in prepared.seasons),
+        notes=prepared.checked.notes,
+        freq=prepared.store.freq.text,
+        kind=prepared.kind,
+        categories=prepared.checked.categories,
+        fingerprint=fingerprint,
+        complete=complete,
+        libraries=rundir.library_versions(),
+    )
+
+
+def _share(flags: list[bool]) -> float:
+    return sum(flags) / len(flags) if flags else 0.0

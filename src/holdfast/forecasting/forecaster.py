@@ -1,0 +1,265 @@
+"""The public face: a table in, forecasts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from holdfast.errors import OptionError, Problem, RunDirectoryError
+from holdfast.forecasting import rundir
+from holdfast.forecasting.backtest import backtest_table, check_windows, rolling_cutoffs
+from holdfast.forecasting.config import Config
+from holdfast.forecasting.fitted import (
+    Fitted,
+    Prepared,
+    canonical,
+    columns_of,
+    plan,
+    prepare,
+    read_fitted,
+    read_prepared,
+    run_training,
+    start_run,
+    summary_lines,
+    write_fitted,
+)
+from holdfast.forecasting.plan import make_network
+from holdfast.forecasting.predict import forecast_table
+from holdfast.series import Kind, SeriesStore, as_polars, check_table, like, read_table
+from holdfast.telemetry import Outlook
+from holdfast.windows import Windows
+
+Show = Callable[[Outlook], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecaster(Config):
+    """A recurrent forecaster: its fields are the options (see `Config`), all by keyword, none needed.
+
+    `fit` trains one network on all series of a long table with the columns `unique_id`, `ds` and `y` (options rename
+    them); `predict` continues every series by `horizon` steps with prediction intervals. The frame that comes out is
+    of the kind that went in: pandas, polars or pyarrow.
+
+    Raises:
+        OptionError: With every option that cannot work.
+
+    Example:
+        >>> import polars as pl
+        >>> table = pl.DataFrame({"ds": range(40), "y": [10.0, 20.0, 30.0, 40.0] * 10})
+        >>> forecaster = Forecaster(horizon=4, season_length=4, levels=(80,), max_steps=0).fit(table)
+        >>> forecaster.predict().columns
+        ['unique_id', 'ds', 'holdfast', 'holdfast-lo-80', 'holdfast-hi-80']
+        >>> forecaster.predict()["holdfast"].round(3).to_list()
+        [10.0, 20.0, 30.0, 40.0]
+    """
+
+    _fitted: Fitted | None = field(default=None, init=False, repr=False, compare=False)
+
+    def fit(self, df: Any, *, out: Path | str | None = None, show: Show | None = None) -> Forecaster:
+        """Train on a table.
+
+        Args:
+            df: pandas, polars or pyarrow, or the path of a CSV or Parquet file (forecasts are polars then); one row
+                per series and time. Missing values of `y` are masked.
+            out: Directory to keep the run in (see `resume`); nothing is written without it.
+            show: Called after each step with how far training is.
+
+        Returns:
+            This forecaster, now fitted.
+
+        Raises:
+            DataError: With everything that is wrong with the table; nothing was written.
+            RunDirectoryError: `out` holds something already.
+            TrainingError: Training was not finite beyond recovery.
+            KeyboardInterrupt: Ctrl-C; with `out` the run was saved and `resume` goes on with it.
+        """
+        table, kind, source = read_any(df)
+        prepared = prepare(self.config, table, kind, source=source)
+        task = plan(prepared)
+        run = Path(out) if out is not None else None
+        if run is not None:
+            start_run(run, prepared, task)
+        return self._become(run_training(prepared, task, run=run, show=show))
+
+    def predict(self, df: Any = None, *, future: Any = None) -> Any:
+        """Forecast the `horizon` steps behind the end of every series.
+
+        Args:
+            df: Newer or other series, with the columns of the fit; None: the series of the fit.
+            future: Future covariates, one row per series and step of the horizon; needed if the fit had some.
+
+        Returns:
+            Columns `unique_id`, `ds`, `holdfast` (the median, or the mean of a count), `holdfast-lo-80`, ... in the
+            units of `y`, one row per series and step.
+
+        Raises:
+            OptionError: The forecaster is not fitted.
+            DataError: With everything that is wrong with the tables.
+        """
+        fitted = self.fitted
+        kind, store = fitted.prepared.kind, fitted.prepared.store
+        if df is not None or future is not None:
+            kind, store = self._store_of(fitted.prepared, df, future)
+        windows = Windows.from_store(store, next(fitted.network.parameters()).device)
+        table = forecast_table(fitted.network, store, windows, self.levels)
+        return like(self._renamed(table), kind)
+
+    def backtest(self, df: Any, n_windows: int = 3, *, show: Show | None = None) -> Any:
+        """Fit before the last windows of a table, then forecast each of them from its own cutoff.
+
+        One network is trained on what lies before the first cutoff and is not refitted; each forecast sees the data
+        up to its cutoff. The forecaster itself stays as it was.
+
+        Args:
+            df: As for `fit`.
+            n_windows: Windows of `horizon` steps, end to end, the last one at the end of each series.
+            show: Called after each step with how far training is.
+
+        Returns:
+            Columns `unique_id`, `ds`, `cutoff` (last time that the forecast saw), `y`, `holdfast`, two per level,
+            `seasonal_naive`.
+
+        Raises:
+            DataError: With everything that is wrong with the table, or if it is too short.
+            OptionError: `n_windows` is not a whole number of at least 1.
+        """
+        fitted, table = backtest_fitted(self, df, n_windows, show=show)
+        return like(self._renamed(table), fitted.prepared.kind)
+
+    def save(self, path: Path | str) -> None:
+        """Write a new run directory, from which `load` makes this forecaster again.
+
+        Raises:
+            OptionError: The forecaster is not fitted.
+            RunDirectoryError: The directory holds something already.
+        """
+        fitted = self.fitted
+        write_fitted(rundir.new_run(Path(path)), fitted)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Forecaster:
+        """The forecaster of a run directory. Runs no code from it.
+
+        Raises:
+            RunDirectoryError: The directory is not a complete run, or a file in it is damaged or not the original.
+        """
+        run = Path(path)
+        if not rundir.read_manifest(run).complete:
+            fix = f"finish it with: holdfast resume {run}"
+            raise RunDirectoryError(Problem(str(run), "a complete run", "one that was stopped in training", fix))
+        fitted = read_fitted(run)
+        return forecaster_of(fitted.prepared.config)._become(fitted)
+
+    @classmethod
+    def resume(cls, path: Path | str, *, max_steps: int | None = None, show: Show | None = None) -> Forecaster:
+        """Go on with a run that was stopped, or train a complete one for longer.
+
+        On the same machine with as many threads, a run that was killed and resumed ends with the same bits as one
+        that was not (not under a time budget, whose plan depends on the clock).
+
+        Args:
+            path: Run directory.
+            max_steps: Steps in all; None: as planned. Another number changes the rest of the learning-rate schedule.
+            show: Called after each step with how far training is.
+
+        Raises:
+            RunDirectoryError: The directory is not a run, or a file in it is damaged or not the original.
+        """
+        run = Path(path)
+        prepared, network_config, _ = read_prepared(run)
+        if max_steps is not None:
+            prepared = replace(prepared, config=replace(prepared.config, max_steps=max_steps))
+        task = plan(prepared)
+        if task.network.config != network_config:
+            network = make_network(prepared.config, network_config).to(task.windows.y_R.device)
+            task = replace(task, network=network)
+        fitted = run_training(prepared, task, run=run, resume=True, show=show)
+        return forecaster_of(fitted.prepared.config)._become(fitted)
+
+    @property
+    def fitted(self) -> Fitted:
+        """What the fit left behind.
+
+        Raises:
+            OptionError: There was no fit yet.
+        """
+        if self._fitted is None:
+            fix = "call fit(df) first, or Forecaster.load(path)"
+            raise OptionError(Problem("Forecaster", "a fitted forecaster", "one that was never fitted", fix))
+        return self._fitted
+
+    def summary(self) -> str:
+        """Seasons with their reasons, context, and skill against seasonal naive, in words."""
+        return "\n".join(summary_lines(self.fitted))
+
+    @property
+    def config(self) -> Config:
+        """The options alone."""
+        return Config(**{option.name: getattr(self, option.name) for option in fields(Config)})
+
+    def _become(self, fitted: Fitted) -> Forecaster:
+        """Options are frozen; what was learned with them is the one thing that changes."""
+        object.__setattr__(self, "_fitted", fitted)
+        return self
+
+    def _renamed(self, table: pl.DataFrame) -> pl.DataFrame:
+        names = {"unique_id": self.id_col, "ds": self.time_col, "y": self.target_col}
+        return table.rename({old: new for old, new in names.items() if old in table.columns})
+
+    def _store_of(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, SeriesStore]:
+        columns = columns_of(prepared.config)
+        own = (prepared.checked.table, prepared.kind, "the table of the fit")
+        table, kind, source = own if df is None else read_any(df)
+        ahead = read_any(future)[0] if future is not None else None
+        if df is None:
+            columns = canonical(columns)
+            if ahead is not None:
+                back = {self.id_col: "unique_id", self.time_col: "ds"}
+                ahead = ahead.rename({old: new for old, new in back.items() if old in ahead.columns})
+        checked = check_table(
+            table,
+            columns,
+            horizon=prepared.store.horizon,
+            freq=prepared.store.freq.text,
+            fill_gaps=self.fill_gaps,
+            future=ahead,
+            categories=prepared.checked.categories,
+            source=source,
+        )
+        return kind, checked.store
+
+
+def read_any(df: Any) -> tuple[pl.DataFrame, Kind, str]:
+    """A dataframe of any kind, or the path of a file: its table, its kind, and its name in errors."""
+    if isinstance(df, str | Path):
+        return read_table(df), "polars", str(df)
+    return *as_polars(df), "the table"
+
+
+def backtest_fitted(
+    forecaster: Forecaster, df: Any, n_windows: int, *, show: Show | None = None
+) -> tuple[Fitted, pl.DataFrame]:
+    """Train before the last windows, and forecast each from its own cutoff (see `Forecaster.backtest`)."""
+    if not isinstance(n_windows, int) or isinstance(n_windows, bool) or n_windows < 1:
+        problem = Problem("option windows", "a whole number of at least 1", repr(n_windows), "give --windows 3")
+        raise OptionError(problem)
+    table, kind, source = read_any(df)
+    prepared = prepare(forecaster.config, table, kind, source=source, kept_back=n_windows)
+    store = prepared.store
+    check_windows(store, n_windows)
+    fitted = run_training(prepared, plan(prepared, kept_back=n_windows), show=show)
+    windows, levels = fitted.windows, prepared.config.levels
+    tables = [
+        backtest_table(fitted.network, store, windows, cutoff_n, levels)
+        for cutoff_n in rolling_cutoffs(store.lengths, store.horizon, n_windows)
+    ]
+    return fitted, pl.concat(tables).sort("unique_id", "cutoff", "ds", maintain_order=True)
+
+
+def forecaster_of(config: Config) -> Forecaster:
+    """An unfitted forecaster with these options."""
+    return Forecaster(**{option.name: getattr(config, option.name) for option in fields(Config)})

@@ -1,0 +1,94 @@
+"""Scores of forecasts beside those of seasonal naive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+MODEL, BASELINE = "holdfast", "seasonal_naive"
+M4_NAIVE2_HOURLY = (18.383, 2.395)  # sMAPE and MASE of Naive2 (Makridakis, Spiliotis, Assimakopoulos 2020)
+
+
+def score_table(
+    forecasts: pl.DataFrame, history: pl.DataFrame, season: int, levels: Sequence[float] = ()
+) -> pl.DataFrame:
+    """Scores of every series and cutoff: MASE, sMAPE, RMSE, and for `holdfast` coverage and scaled CRPS.
+
+    MASE = mean |y - f| / in-sample mean |y_t - y_{t-m}| (Hyndman and Koehler 2006);
+    sMAPE = mean 200 |y - f| / (|y| + |f|), in percent, as in the M4 competition;
+    coverage is the share of values inside the interval; scaled CRPS is the mean quantile loss over mean |y|.
+    Computed by utilsforecast; steps whose value is missing are left out.
+
+    Args:
+        forecasts: Columns `unique_id`, `ds`, `cutoff`, `y`, `holdfast` (with intervals) and `seasonal_naive`.
+        history: Columns `unique_id`, `ds`, `y`; what lies before each cutoff scales the MASE.
+        season: m, in steps.
+        levels: Interval levels in percent.
+
+    Returns:
+        Columns `unique_id`, `cutoff`, `metric`, `holdfast`, `seasonal_naive`.
+
+    Example:
+        >>> history = pl.DataFrame({"unique_id": "a", "ds": [1, 2, 3, 4], "y": [1.0, 2.0, 1.0, 4.0]})
+        >>> forecasts = pl.DataFrame({"unique_id": ["a"], "ds": [4], "cutoff": [3], "y": [4.0], "holdfast": [3.0],
+        ...     "seasonal_naive": [1.0]})
+        >>> score_table(forecasts, history, season=1).filter(pl.col("metric") == "mase").row(0)
+        ('a', 3, 'mase', 1.0, 3.0)
+    """
+    from utilsforecast.evaluation import evaluate
+    from utilsforecast.losses import coverage, mase, rmse, scaled_crps, smape
+
+    observed = forecasts.filter(pl.col("y").is_not_null() & pl.col("y").is_not_nan())
+    known = history.select("unique_id", "ds", pl.col("y").fill_nan(None))
+    metrics: list[Any] = [partial(mase, seasonality=season), smape, rmse]
+    table: pl.DataFrame = evaluate(observed, metrics, models=[MODEL, BASELINE], train_df=known)
+    percent = pl.when(pl.col("metric") == "smape").then(200.0).otherwise(1.0)
+    table = table.with_columns(pl.col(MODEL) * percent, pl.col(BASELINE) * percent)
+    if levels:
+        names: list[Any] = [int(level) if float(level).is_integer() else level for level in levels]
+        intervals = evaluate(observed, [coverage, scaled_crps], models=[MODEL], level=names)
+        table = pl.concat([table, intervals], how="diagonal")
+    return table
+
+
+def mean_scores(table: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Plain means over series and cutoffs: {metric: {"holdfast": ..., "seasonal_naive": ...}}.
+
+    Series whose score is not finite (a MASE scale of zero) are left out of that mean.
+
+    Example:
+        >>> table = pl.DataFrame({"metric": ["mase", "mase"], "holdfast": [1.0, 2.0], "seasonal_naive": [2.0, 4.0]})
+        >>> mean_scores(table)
+        {'mase': {'holdfast': 1.5, 'seasonal_naive': 3.0}}
+    """
+    result: dict[str, dict[str, float]] = {}
+    for name in table["metric"].unique(maintain_order=True):
+        rows = table.filter(pl.col("metric") == name)
+        means = {model: rows[model].filter(rows[model].is_finite()).mean() for model in (MODEL, BASELINE)}
+        result[name] = {model: float(value) for model, value in means.items() if isinstance(value, float)}
+    return result
+
+
+def skill(scores: dict[str, dict[str, float]], metric: str = "mase") -> float:
+    """1 - error / error of seasonal naive; nan where it is not known.
+
+    Example:
+        >>> skill({"mase": {"holdfast": 0.8, "seasonal_naive": 1.0}})
+        0.199...
+    """
+    pair = scores.get(metric, {})
+    naive = pair.get(BASELINE, 0.0)
+    return 1 - pair[MODEL] / naive if naive > 0 and MODEL in pair else float("nan")
+
+
+def owa(smape: float, mase: float, naive2: tuple[float, float] = M4_NAIVE2_HOURLY) -> float:
+    """Overall weighted average of the M4 competition: (sMAPE / sMAPE of Naive2 + MASE / MASE of Naive2) / 2.
+
+    Example:
+        >>> round(owa(13.912, 1.193), 3)
+        0.627
+    """
+    return (smape / naive2[0] + mase / naive2[1]) / 2

@@ -1,0 +1,151 @@
+"""From a configuration and series to a network that fits them: context, segments, anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from holdfast.forecasting.config import Config
+from holdfast.networks import (
+    Anchor,
+    ForecastNetwork,
+    NetworkConfig,
+    anchor_forecasts,
+    candidate_anchors,
+    make_head,
+    masked_mean,
+)
+from holdfast.series import SeriesStore
+from holdfast.training import Split, Task, TrainingConfig, error_scales, split_series
+from holdfast.windows import Sampler, Windows
+
+WORST_ANCHOR = 1.5  # times the median error of the best one: worse anchors are left out
+ANCHOR_WINDOWS = 1024  # training windows that the anchors are compared on
+
+
+def context_and_segment(config: Config, seasons: Sequence[int], horizon: int, longest_series: int) -> tuple[int, int]:
+    """Steps fed, and steps fed as one recurrent step.
+
+    The context is two of the longest season, at least four of the first and at least the horizon (two horizons
+    without a season), but not longer than the longest series; a segment is one season where it fits in four times.
+    The context is rounded up to whole segments.
+
+    Example:
+        >>> context_and_segment(Config(), (24, 168), 48, 960)
+        (336, 24)
+        >>> context_and_segment(Config(), (), 6, 30)
+        (12, 1)
+    """
+    wanted = max(2 * max(seasons), 4 * seasons[0], horizon) if seasons else 2 * horizon
+    context_length = config.context_length or max(1, min(wanted, longest_series))
+    segment = config.segment or (seasons[0] if seasons and 4 * seasons[0] <= context_length else 1)
+    return -(-context_length // segment) * segment, segment
+
+
+def useful_anchors(
+    windows: Windows,
+    split: Split,
+    error_scale_n: NDArray[np.float64],
+    candidates: Sequence[Anchor],
+    size: tuple[int, int],
+) -> tuple[Anchor, ...]:
+    """The anchors whose median error over training windows is at most 1.5 times that of the best one.
+
+    The error of a window is scaled by its series' seasonal naive error; 1024 windows are drawn as training draws them.
+    The median, because an anchor that is useless for a few series may be the best for many. Without a window to
+    compare on: the seasonal naive ones, else the last value.
+
+    Args:
+        windows: The series.
+        split: Which rows may be looked at.
+        error_scale_n: Scale of each series, in the units of the data.
+        candidates: What to choose from.
+        size: Context length and horizon, in steps.
+    """
+    if not split.trainable:
+        return tuple(anchor for anchor in candidates if anchor[0] == "season") or (("last", 1),)
+    sampler = Sampler(split.first_n, split.last_n, ANCHOR_WINDOWS, seed=0)
+    until_n = torch.from_numpy(split.until_n).to(windows.y_R.device)
+    batch = windows.gather(*sampler.draw(0), context_length=size[0], horizon=size[1], until_n=until_n)
+    forecasts_BFA = anchor_forecasts(batch.y_BT, batch.mask_BT, candidates, size[1])
+    scale_B = torch.from_numpy(error_scale_n).to(windows.y_R.device)[batch.series_B]
+    error_BFA = (forecasts_BFA - batch.target_BF[..., None]).abs() / scale_B[:, None, None]
+    error_BA = masked_mean(error_BFA, batch.target_mask_BF[..., None].expand_as(error_BFA), dim=1)
+    error_A = error_BA[batch.target_mask_BF.any(1)].median(0).values
+    useful = [
+        anchor
+        for anchor, error in zip(candidates, error_A.tolist(), strict=True)
+        if error <= WORST_ANCHOR * float(error_A.min())
+    ]
+    return tuple(useful) or (("last", 1),)
+
+
+def plan_task(
+    config: Config, store: SeriesStore, seasons: Sequence[int], length_n: NDArray[np.int64], device: torch.device
+) -> Task:
+    """Everything that `train` needs.
+
+    Args:
+        config: The options.
+        store: The series; its horizon is that of the forecasts.
+        seasons: Season lengths in steps; the first is that of the seasonal naive forecast.
+        length_n: Rows of each series that may be used at all (a backtest keeps some back).
+        device: Where to compute.
+    """
+    horizon = store.horizon
+    context_length, segment = context_and_segment(config, seasons, horizon, int(length_n.max()))
+    split = split_series(length_n, context_length, horizon)
+    windows = Windows.from_store(store, device)
+    scale_n = error_scales(store.y, store.offsets[:-1], split.until_n, seasons[0] if seasons else 1)
+    candidates = candidate_anchors(seasons, horizon)
+    network_config = NetworkConfig(
+        horizon=horizon,
+        context_length=context_length,
+        segment=segment,
+        seasons=tuple(seasons),
+        anchors=useful_anchors(windows, split, scale_n, candidates, (context_length, horizon)),
+        cell=config.cell,
+        hidden_size=config.hidden_size,
+        num_layers=config.layers,
+        dropout=config.dropout,
+        past_size=store.past.shape[1],
+        known_size=store.known.shape[1],
+        static_size=store.static.shape[1],
+    )
+    network = make_network(config, network_config)
+    learnable_R = _rows_before(store, split.until_n)
+    network.past.learn(torch.from_numpy(store.past[learnable_R]))
+    network.known.learn(torch.from_numpy(store.known[learnable_R]))
+    network.static.learn(torch.from_numpy(store.static))
+    return Task(network.to(device), windows, split, torch.from_numpy(scale_n).to(device))
+
+
+def make_network(config: Config, network_config: NetworkConfig) -> ForecastNetwork:
+    """An untrained network."""
+    head = make_head(config.head, config.levels, (config.bounds[0], config.bounds[1]))
+    return ForecastNetwork(network_config, head, config.seed)
+
+
+def training_config(config: Config) -> TrainingConfig:
+    """The part of the options that training needs."""
+    return TrainingConfig(
+        optimizer=config.optimizer,
+        lr=config.lr,
+        batch_size=config.batch_size,
+        max_steps=config.max_steps,
+        time_budget=config.time_budget,
+        clip=config.clip,
+        clip_roles=config.clip_roles,
+        seed=config.seed,
+    )
+
+
+def _rows_before(store: SeriesStore, until_n: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows of the store lie before `until` in their series."""
+    count_n = np.diff(store.offsets)
+    row_R = np.arange(len(store.y)) - np.repeat(store.offsets[:-1], count_n)
+    before: NDArray[np.bool_] = row_R < np.repeat(until_n, count_n)
+    return before

@@ -1,0 +1,123 @@
+"""Forecast tables out of a network: one row per series, cutoff and step.
+
+Shapes: W windows, B windows at once, F horizon steps, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from holdfast.errors import DataError, Problem
+from holdfast.forecasting.metrics import MODEL
+from holdfast.networks import ForecastNetwork
+from holdfast.networks.heads import probabilities_of
+from holdfast.series import SeriesStore
+from holdfast.windows import Windows
+
+WINDOWS_AT_ONCE = 512
+
+
+def level_columns(levels: Sequence[float]) -> list[str]:
+    """Names of the interval columns, lowest first, as utilsforecast names them.
+
+    Example:
+        >>> level_columns((80, 95))
+        ['holdfast-lo-95', 'holdfast-lo-80', 'holdfast-hi-80', 'holdfast-hi-95']
+    """
+    rising = sorted(set(levels))
+    lower = [f"{MODEL}-lo-{level:g}" for level in reversed(rising)]
+    return lower + [f"{MODEL}-hi-{level:g}" for level in rising]
+
+
+@torch.no_grad()
+def predict_windows(
+    network: ForecastNetwork,
+    windows: Windows,
+    series: NDArray[np.int64],
+    cutoffs: NDArray[np.int64],
+    levels: Sequence[float],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Point forecasts [W, F] and interval borders [W, F, Q], in the units of the data.
+
+    Args:
+        network: The forecaster; it is put into evaluation mode.
+        windows: The series.
+        series: W series numbers.
+        cutoffs: W counts of rows that each forecast may see.
+        levels: Interval levels in percent; the borders are in the order of `level_columns`.
+    """
+    config, probabilities = network.config, [p for p in probabilities_of(levels) if p != 0.5]
+    points, borders = [], []
+    network.eval()
+    for start in range(0, len(series), WINDOWS_AT_ONCE):
+        some = slice(start, start + WINDOWS_AT_ONCE)
+        batch = windows.gather(
+            series[some], cutoffs[some], context_length=config.context_length, horizon=config.horizon
+        )
+        parameters = network(batch)
+        points.append(network.head.point(parameters).cpu().numpy())
+        borders.append(network.head.quantiles(parameters, probabilities))
+    if not points:
+        return np.zeros((0, config.horizon)), np.zeros((0, config.horizon, len(probabilities)))
+    return np.concatenate(points), np.concatenate(borders)
+
+
+def forecast_table(
+    network: ForecastNetwork,
+    store: SeriesStore,
+    windows: Windows,
+    levels: Sequence[float],
+    cutoffs: NDArray[np.int64] | None = None,
+) -> pl.DataFrame:
+    """Forecasts of every series from its end, or from a cutoff each.
+
+    Args:
+        network: The forecaster.
+        store: The series.
+        windows: The same series as tensors.
+        levels: Interval levels in percent.
+        cutoffs: Rows of each series that its forecast may see; None: all.
+
+    Returns:
+        Columns `unique_id`, `ds`, `holdfast`, and two per level.
+
+    Raises:
+        DataError: A future covariate that the forecast needs is not known.
+    """
+    horizon = network.config.horizon
+    cutoff_n = store.lengths if cutoffs is None else cutoffs
+    series = np.arange(len(store.ids))
+    rows_WF = cutoff_n[:, None] + np.arange(horizon)
+    _check_known(store, rows_WF)
+    point_WF, border_WFQ = predict_windows(network, windows, series, cutoff_n, levels)
+    owner = np.repeat(series, horizon)
+    columns = [
+        store.ids.gather(owner).alias("unique_id"),
+        store.freq.at(store.starts.gather(owner), rows_WF.ravel()).alias("ds"),
+        pl.Series(MODEL, point_WF.ravel()),
+        *(pl.Series(name, border_WFQ[..., index].ravel()) for index, name in enumerate(level_columns(levels))),
+    ]
+    return pl.DataFrame(columns)
+
+
+def _check_known(store: SeriesStore, rows_WF: NDArray[np.int64]) -> None:
+    """Every future covariate must be known over the horizon of every series."""
+    known_WFK = store.known[store.offsets[:-1, None] + rows_WF]
+    missing_WK = np.isnan(known_WFK).any(1)
+    if not missing_WK.any():
+        return
+    names = [name for name, lost in zip(store.known_names, missing_WK.any(0), strict=True) if lost]
+    lost_ids = store.ids.gather(np.flatnonzero(missing_WK.any(1))[:5]).to_list()
+    raise DataError(
+        Problem(
+            where=f"future covariates {', '.join(names)} of series {', '.join(map(str, lost_ids))}",
+            expected=f"values for all {rows_WF.shape[1]} steps of the horizon",
+            got="none, or not all",
+            fix="give a table of the future: predict(df, future=...) or --future-data FILE",
+        )
+    )

@@ -1,0 +1,59 @@
+"""What the commands do with files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from holdfast.forecasting.config import Config
+from holdfast.forecasting.fitted import prepare
+from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
+from holdfast.forecasting.metrics import mean_scores, score_table
+from holdfast.series import read_table, write_table
+from holdfast.telemetry import Outlook
+
+Show = Callable[[Outlook], None]
+
+
+def fit_file(config: Config, data: Path, out: Path | None, *, show: Show | None = None) -> Forecaster:
+    """Fit a file; with `out` the run is kept there."""
+    return forecaster_of(config).fit(data, out=out, show=show)
+
+
+def predict_run(run: Path, data: Path | None, future: Path | None, out: Path | None) -> pl.DataFrame:
+    """Forecast with a kept run; with `out` the forecasts are written there."""
+    table: pl.DataFrame = Forecaster.load(run).predict(data, future=future)
+    if out is not None:
+        write_table(table, out)
+    return table
+
+
+def backtest_file(
+    config: Config, data: Path, n_windows: int, out: Path | None, *, show: Show | None = None
+) -> dict[str, dict[str, float]]:
+    """Backtest a file; with `out` the scores of each series and cutoff are written there. Returns their means."""
+    fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
+    season = fitted.network.config.seasons[0] if fitted.network.config.seasons else 1
+    scores = score_table(table, fitted.prepared.checked.table, season, config.levels)
+    if out is not None:
+        write_table(scores.rename({"unique_id": config.id_col}), out)
+    return mean_scores(scores)
+
+
+def describe_file(config: Config, data: Path) -> list[str]:
+    """What is in a table, one thing per line; everything that is wrong with it is raised."""
+    prepared = prepare(config, read_table(data), "polars", source=str(data))
+    store = prepared.store
+    rows, shortest, longest = int(store.lengths.sum()), int(store.lengths.min()), int(store.lengths.max())
+    missing = rows - int(np.isfinite(store.y).sum())
+    return [
+        f"{store.n_series:,} series, {rows:,} rows; {shortest:,} to {longest:,} rows per series",
+        f"frequency {store.freq.text}",
+        f"missing values: {missing:,}",
+        *(f"season {season.length}: {season.reason}" for season in prepared.seasons),
+        *prepared.checked.notes,
+        "good: nothing stands in the way of a fit",
+    ]

@@ -1,0 +1,48 @@
+"""Recurrent layers, and the network that turns a batch of windows into distributions."""
+
+from holdfast.networks.anchors import Anchor, anchor_forecasts, candidate_anchors
+from holdfast.networks.cells import CELLS, GRU, LSTM, RNN, make_cell
+from holdfast.networks.forecaster import ForecastNetwork, NetworkConfig, Standardise, batch_loss
+from holdfast.networks.heads import (
+    HEADS,
+    GaussianHead,
+    Head,
+    HeadParameters,
+    NegativeBinomialHead,
+    QuantileHead,
+    SigmoidHead,
+    StudentTHead,
+    Target,
+    make_head,
+)
+from holdfast.networks.init import init_recurrent_
+from holdfast.networks.scaling import WindowScale, masked_mean, window_scale
+
+__all__ = [
+    "CELLS",
+    "GRU",
+    "HEADS",
+    "LSTM",
+    "RNN",
+    "Anchor",
+    "ForecastNetwork",
+    "GaussianHead",
+    "Head",
+    "HeadParameters",
+    "NegativeBinomialHead",
+    "NetworkConfig",
+    "QuantileHead",
+    "SigmoidHead",
+    "Standardise",
+    "StudentTHead",
+    "Target",
+    "WindowScale",
+    "anchor_forecasts",
+    "batch_loss",
+    "candidate_anchors",
+    "init_recurrent_",
+    "make_cell",
+    "make_head",
+    "masked_mean",
+    "window_scale",
+]

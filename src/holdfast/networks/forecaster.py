@@ -1,0 +1,197 @@
+"""The network: segments of the context through recurrent layers, a mixture of anchors and a correction out.
+
+Shapes: B windows, T context steps, F horizon steps, S steps per segment, G = T / S segments, J decoded segments,
+D steps per decoded segment, N hidden units, A anchors, P raw outputs per step, K known features, C covariates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from holdfast.networks.anchors import Anchor, anchor_forecasts, fold
+from holdfast.networks.cells import make_cell
+from holdfast.networks.heads import Head, HeadParameters, Target
+from holdfast.networks.init import zero_
+from holdfast.networks.scaling import masked_mean, window_scale
+from holdfast.windows import Batch
+
+SMALLEST_UNIT = 1e-3  # of the window's spread: a window that repeats itself exactly still gets intervals
+SMALLEST_DEVIATION = 1e-6  # of a covariate's mean: single precision carries 7 digits
+WINDOW_FEATURES = 2  # log spread over level, log unit: what the normalisation took out
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Everything that fixes the shapes of a network; plain numbers, so that a manifest can hold it.
+
+    Attributes:
+        horizon: F, steps to forecast.
+        context_length: T, steps fed; a multiple of `segment`.
+        segment: S, steps fed as one recurrent step.
+        seasons: Season lengths in steps; the first sets the unit of corrections, the longest the window's level.
+        anchors: The naive forecasts to start from (see `candidate_anchors`).
+        cell: One of `CELLS`.
+        hidden_size: N.
+        num_layers: Recurrent layers.
+        dropout: Share of hidden values dropped while training.
+        past_size: Number of past covariates.
+        known_size: Number of future covariates and calendar features.
+        static_size: Number of static features.
+    """
+
+    horizon: int
+    context_length: int
+    segment: int = 1
+    seasons: tuple[int, ...] = ()
+    anchors: tuple[Anchor, ...] = (("last", 1),)
+    cell: str = "lstm"
+    hidden_size: int = 128
+    num_layers: int = 2
+    dropout: float = 0.0
+    past_size: int = 0
+    known_size: int = 0
+    static_size: int = 0
+
+
+class Standardise(nn.Module):
+    """(x - mean) / deviation per column, with the columns' figures kept beside the weights."""
+
+    mean_C: Tensor
+    deviation_C: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_C", torch.zeros(size))
+        self.register_buffer("deviation_C", torch.ones(size))
+
+    def learn(self, rows_RC: Tensor) -> None:
+        """Take the columns' means and deviations from rows; those with a nan are left out."""
+        known_RC = rows_RC[torch.isfinite(rows_RC).all(1)].double()
+        if len(known_RC):
+            mean_C, deviation_C = known_RC.mean(0), known_RC.std(0, correction=0)
+            # below this share of the mean a deviation is rounding: dividing by it would blow up the first new value
+            varies_C = deviation_C > SMALLEST_DEVIATION * mean_C.abs()
+            self.mean_C.copy_(mean_C)
+            self.deviation_C.copy_(torch.where(varies_C, deviation_C, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise the last dimension."""
+        standard: Tensor = (x - self.mean_C) / self.deviation_C
+        return standard
+
+
+class ForecastNetwork(nn.Module):
+    """A direct recurrent forecaster that starts as the mean of its anchors.
+
+        x_g   = [z, mask, covariates of segment g, window features]            g = 1..G
+        h     = recurrent layers over x_1..x_G, the newest state
+        d_j   = gelu(U [h, known features of decoded segment j, static] + e_j)     j = 1..J
+        w, r  = softmax, raw outputs of V d_j + c                            V = c = 0 at the start
+        mix_k = sum_a w_ja anchor_ka, and the head turns (mix, r) into a distribution
+
+    Every decoded segment reads the newest state, so every forecast step sees the newest observation. Segments and
+    parallel decoding as in SegRNN (Lin et al. 2023, arXiv:2308.11200); z is the window-normalised context.
+
+    Args:
+        config: Shapes.
+        head: The distribution.
+        seed: Of the initial weights; the global random state is left alone.
+
+    Example:
+        >>> from holdfast.networks import ForecastNetwork, NetworkConfig, QuantileHead
+        >>> from holdfast.windows import Windows
+        >>> windows = Windows.from_arrays([1.0, 2.0, 3.0] * 4, offsets=[0, 12], lengths=[9])
+        >>> batch = windows.gather([0], [9], context_length=9, horizon=3)
+        >>> config = NetworkConfig(horizon=3, context_length=9, segment=3, anchors=(("last", 1), ("season", 3)))
+        >>> network = ForecastNetwork(config, QuantileHead((80.0,)))
+        >>> network.head.point(network(batch)).tolist()  # the mean of 3, 3, 3 and 1, 2, 3
+        [[2.0, 2.5, 3.0]]
+    """
+
+    # What a parameter is, beyond what its module type says: only `output` is the head.
+    ROLES: ClassVar[dict[str, Literal["other"]]] = {"hidden": "other", "position_JN": "other"}
+
+    def __init__(self, config: NetworkConfig, head: Head, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.head = head
+        size, segment = config.hidden_size, config.segment
+        self.decoded_length = min(segment, config.horizon)
+        self.decoded_segments = -(-config.horizon // self.decoded_length)
+        per_step = 2 + config.past_size + config.known_size
+        decoder_size = size + self.decoded_length * config.known_size + config.static_size
+        self.past = Standardise(config.past_size)
+        self.known = Standardise(config.known_size)
+        self.static = Standardise(config.static_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            input_size = segment * per_step + WINDOW_FEATURES + config.static_size
+            self.recurrent = make_cell(config.cell, input_size, size, config.num_layers, config.dropout)
+            self.hidden = nn.Linear(decoder_size, size)
+            self.position_JN = nn.Parameter(0.1 * torch.randn(self.decoded_segments, size))
+            self.anchor_size = len(config.anchors)
+            self.output = nn.Linear(size, self.anchor_size + self.decoded_length * head.raw_size)
+        zero_(self.output)
+
+    def encode(self, z_BT: Tensor, batch: Batch, window_BW: Tensor) -> Tensor:
+        """The newest hidden state [B, N] after the whole context."""
+        segment = self.config.segment
+        steps_BTC = torch.cat(
+            [z_BT[..., None], batch.mask_BT[..., None].float(), self.past(batch.past_BTP), self.known(batch.known_BTK)],
+            -1,
+        )
+        segments_BGC = steps_BTC.reshape(len(z_BT), -1, segment * steps_BTC.shape[-1])
+        constant_BC = torch.cat([window_BW, self.static(batch.static_BS)], -1)
+        repeated_BGC = constant_BC[:, None].expand(-1, segments_BGC.shape[1], -1)
+        h_BGN, _ = self.recurrent(torch.cat([segments_BGC, repeated_BGC], -1))
+        newest_BN: Tensor = h_BGN[:, -1]
+        return newest_BN
+
+    def decode(self, h_BN: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Anchor weights [B, F, A] and raw outputs [B, F, P]."""
+        count, length, horizon = self.decoded_segments, self.decoded_length, self.config.horizon
+        known_BFK = F.pad(self.known(batch.known_BFK), (0, 0, 0, count * length - horizon))
+        known_BJC = known_BFK.reshape(len(h_BN), count, -1)
+        constant_BC = torch.cat([F.dropout(h_BN, self.config.dropout, self.training), self.static(batch.static_BS)], -1)
+        d_BJC = torch.cat([constant_BC[:, None].expand(-1, count, -1), known_BJC], -1)
+        out_BJC = self.output(F.gelu(self.hidden(d_BJC) + self.position_JN))
+        weights_BJA = out_BJC[..., : self.anchor_size].softmax(-1)
+        raw_BFP = out_BJC[..., self.anchor_size :].reshape(len(h_BN), count * length, -1)[:, :horizon]
+        return weights_BJA.repeat_interleave(length, 1)[:, :horizon], raw_BFP
+
+    def forward(self, batch: Batch) -> HeadParameters:
+        """Distribution of every horizon step."""
+        seasons = self.config.seasons
+        scale = window_scale(batch.y_BT, batch.mask_BT, recent=max(seasons, default=self.config.context_length))
+        z_BT = scale.normalise(batch.y_BT).masked_fill(~batch.mask_BT, 0.0)
+        unit_B = naive_error(z_BT, batch.mask_BT, seasons[0] if seasons else 1).clamp(min=SMALLEST_UNIT)
+        relative_spread_B = (scale.scale_B / (scale.loc_B.abs() + scale.scale_B)).float()
+        window_BW = torch.stack([relative_spread_B.log().clamp(min=-10), unit_B.log()], -1)
+        weights_BFA, raw_BFP = self.decode(self.encode(z_BT, batch, window_BW), batch)
+        anchors_BFA = anchor_forecasts(z_BT, batch.mask_BT, self.config.anchors, self.config.horizon)
+        mix_BF = (weights_BFA * anchors_BFA).sum(-1)
+        return self.head.parameters(mix_BF, unit_B, raw_BFP, scale)
+
+
+def naive_error(z_BT: Tensor, mask_BT: Tensor, season: int) -> Tensor:
+    """Mean absolute error of the seasonal naive forecast inside the context; 1 where the context holds no such pair.
+
+    Example:
+        >>> naive_error(torch.tensor([[1.0, 2.0, 2.0, 4.0]]), torch.ones(1, 4, dtype=torch.bool), 2).tolist()
+        [1.5]
+    """
+    z_BKm, mask_BKm = fold(z_BT, season), fold(mask_BT, season)
+    pair_BKm = mask_BKm[:, 1:] & mask_BKm[:, :-1]
+    error_B = masked_mean((z_BKm[:, 1:] - z_BKm[:, :-1]).abs().flatten(1), pair_BKm.flatten(1))
+    return torch.where(pair_BKm.flatten(1).any(1), error_B, 1.0)
+
+
+def batch_loss(head: Head, parameters: HeadParameters, batch: Batch, error_scale_B: Tensor) -> Tensor:
+    """Mean loss over the observed targets of a batch; nan where there is none."""
+    loss_BF = head.loss(parameters, Target(batch.target_BF, error_scale_B))
+    return loss_BF[batch.target_mask_BF].mean()

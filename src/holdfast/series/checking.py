@@ -1,0 +1,133 @@
+"""From a table that somebody brings to a `SeriesStore`: everything that is wrong with it is told in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from holdfast.errors import DataError, OptionError, Problem
+from holdfast.series.building import Placed, build_store, build_table, code_static
+from holdfast.series.findings import EXAMPLES, Findings
+from holdfast.series.future import read_future
+from holdfast.series.grid import GapRule, Grid, place_rows
+from holdfast.series.store import SeriesStore
+from holdfast.series.values import Columns, check_names, read_values
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A table that can be forecast.
+
+    Attributes:
+        store: The series as arrays.
+        table: unique_id, ds, y (null where missing) and covariates, sorted, every row of the grid there.
+        notes: What was done to the table and should be known.
+        categories: The values of each static text column, sorted: what one-hot coding was made from.
+    """
+
+    store: SeriesStore
+    table: pl.DataFrame
+    notes: tuple[str, ...]
+    categories: dict[str, list[str]]
+
+
+def check_table(
+    table: pl.DataFrame,
+    columns: Columns,
+    *,
+    horizon: int,
+    freq: str | int | None = None,
+    fill_gaps: bool = False,
+    future: pl.DataFrame | None = None,
+    categories: Mapping[str, Sequence[str]] | None = None,
+    source: str = "the table",
+) -> Checked:
+    """Check a long table, and turn it into series on a regular grid.
+
+    Rows may come in any order; a missing y (null, nan, empty) is fine. At least one series needs more than
+    `horizon + 1` rows, to learn from and to validate on; the others may be as short as one row.
+
+    Args:
+        table: Rows of all series.
+        columns: Which column is what.
+        horizon: Steps to forecast.
+        freq: Calendar step; None reads it off the times.
+        fill_gaps: Insert missing rows, with a missing y; otherwise they are refused.
+        future: Future covariates for the `horizon` steps behind each series.
+        categories: `Checked.categories` of the table a model was fitted on; other values are then refused.
+        source: The name of the table in errors; rows of one that ends in .csv are counted as lines of the file.
+
+    Raises:
+        DataError: With every problem of the table.
+        OptionError: If the horizon is not a whole number of at least 1.
+
+    Example:
+        >>> table = pl.DataFrame({"unique_id": ["b", "a", "a", "a"], "ds": [1, 3, 1, 2], "y": [9, 3, 1, None]})
+        >>> checked = check_table(table, Columns(), horizon=1)
+        >>> checked.table.rows()
+        [('a', 1, 1.0), ('a', 2, None), ('a', 3, 3.0), ('b', 1, 9.0)]
+        >>> checked.notes
+        ('sorted by unique_id and ds: 3 rows changed place',)
+    """
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        fix = "give for instance --horizon 24"
+        raise OptionError(Problem("option --horizon", "a whole number of at least 1", repr(horizon), fix))
+    findings = Findings(source)
+    if table.is_empty():
+        check_names(table, columns, findings)
+        findings.report("", expected="at least one row", got="no rows", fix="check how the table was made")
+        raise DataError(findings.problems)
+    values = read_values(table, columns, findings)
+    gaps = GapRule(fill_gaps, (*columns.future, *columns.past))
+    grid = place_rows(values.ids, values.times, freq, gaps, findings)
+    static = known = None
+    if grid is not None:
+        _check_lengths(grid, horizon, findings)
+        _check_observed(grid, values.y, findings)
+        static = code_static(grid, values.covariates, columns.static, categories, findings)
+        known = _read_future(future, columns, grid, horizon, findings)
+    if findings.problems or grid is None or static is None or values.y is None:
+        raise DataError(findings.problems)
+    placed = Placed(grid, values.y, values.covariates, horizon)
+    store = build_store(placed, columns, static, known)
+    return Checked(store, build_table(placed, columns, table), tuple(findings.notes), static.categories)
+
+
+def _read_future(
+    future: pl.DataFrame | None, columns: Columns, grid: Grid, horizon: int, findings: Findings
+) -> NDArray[np.float32] | None:
+    """Future covariates of the future rows; None without a table."""
+    if future is None:
+        return None
+    behind = Findings("the future table")
+    known = read_future(future, columns, grid, horizon, behind)
+    findings.problems.extend(behind.problems)
+    return known
+
+
+def _check_lengths(grid: Grid, horizon: int, findings: Findings) -> None:
+    """At least one series must be long enough to learn from and to validate on."""
+    longest = int(grid.lengths.argmax())
+    length = int(grid.lengths[longest])
+    if length <= horizon + 1:
+        expected = f"a series of more than {horizon + 1} rows (horizon {horizon}, and one to learn from)"
+        got = f"{length} rows in the longest series, {grid.ids[longest]!r}"
+        fix = f"forecast with --horizon {length - 2} or less" if length > 2 else "bring more rows"
+        findings.report("length of series", expected=expected, got=got, fix=fix)
+
+
+def _check_observed(grid: Grid, y: pl.Series | None, findings: Findings) -> None:
+    """Every series needs at least one value."""
+    if y is None:
+        return
+    seen = np.add.reduceat(np.isfinite(y.to_numpy()[grid.order]), grid.first[:-1])
+    empty = np.flatnonzero(seen == 0)
+    if len(empty):
+        rows = grid.order[grid.first[empty[:EXAMPLES]]]
+        shown = [f"no value in series {grid.ids[int(i)]!r}, which starts" for i in empty[:EXAMPLES]]
+        got = findings.rows(shown, rows, len(empty))
+        findings.report("values", expected="at least one value in each series", got=got, fix="remove these series")

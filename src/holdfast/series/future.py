@@ -1,0 +1,101 @@
+"""The table of the future: covariates that are known ahead, for each step of the horizon."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from holdfast.series.calendar import Ints
+from holdfast.series.findings import EXAMPLES, Findings, listed
+from holdfast.series.grid import Grid, sort_key
+from holdfast.series.values import ONE_SERIES, Columns, read_ids, read_numbers, read_times
+
+
+def read_future(
+    future: pl.DataFrame, columns: Columns, grid: Grid, horizon: int, findings: Findings
+) -> NDArray[np.float32] | None:
+    """Future covariates of the `horizon` steps behind each series; rows of other times are left alone.
+
+    Returns:
+        float32 [n * horizon, number of future covariates], or None where something is missing.
+    """
+    if not columns.future:
+        got, fix = "none named", "name them with --future, or leave the future table out"
+        findings.report("", expected="future covariates to read from it", got=got, fix=fix)
+        return None
+    before = len(findings.problems)
+    keys = _read_keys(future, columns, grid, findings)
+    numbers = [read_numbers(future[name], findings) for name in columns.future if name in future.columns]
+    if keys is None or len(findings.problems) > before:
+        return None
+    wanted = _wanted(grid, horizon)
+    given = keys.with_row_index("row").join(wanted, on=["id", "ds"], how="inner", maintain_order="left")
+    double = given.filter(pl.struct("id", "ds").is_duplicated())
+    if double.height:
+        shown = [f"series {row['id']!r} at {row['ds']}" for row in double.head(EXAMPLES).iter_rows(named=True)]
+        got = f"duplicate rows: {findings.rows(shown, double['row'].head(EXAMPLES), double.height)}"
+        findings.report("", expected="one row for each series and time", got=got, fix="keep one row for each time")
+    lacking = wanted.join(given, on=["id", "ds"], how="anti", maintain_order="left")
+    if lacking.height:
+        _report_lacking(lacking, horizon, findings)
+    if len(findings.problems) > before:
+        return None
+    values = np.column_stack([column.to_numpy() for column in numbers if column is not None])
+    return np.asarray(values[given.sort("place")["row"].to_numpy()])
+
+
+def _read_keys(future: pl.DataFrame, columns: Columns, grid: Grid, findings: Findings) -> pl.DataFrame | None:
+    """id and ds of the rows, in the types of the main table."""
+    one_series = columns.id not in future.columns and grid.ids.to_list() == [ONE_SERIES]
+    needed = (columns.time, *columns.future) if one_series else (columns.id, columns.time, *columns.future)
+    for name in needed:
+        if name not in future.columns:
+            got = f"no such column among {', '.join(repr(column) for column in future.columns)}"
+            findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix="add it to this table")
+    if any(name not in future.columns for name in needed[: len(needed) - len(columns.future)]):
+        return None
+    if one_series:
+        ids: pl.Series | None = pl.Series([ONE_SERIES]).new_from_index(0, future.height)
+    else:
+        ids = read_ids(future[columns.id], findings)
+    times = read_times(future[columns.time], findings)
+    if ids is None or times is None:
+        return None
+    ids = _as(sort_key(ids), sort_key(grid.ids).dtype, columns.id, findings)
+    times = _as(times, grid.times.dtype, columns.time, findings)
+    return pl.DataFrame({"id": ids, "ds": times})
+
+
+def _as(keys: pl.Series, dtype: pl.DataType, name: str, findings: Findings) -> pl.Series:
+    """Keys in the type of the main table; those that would change are reported."""
+    if keys.dtype == dtype:
+        return keys
+    zones = {kind.time_zone for kind in (keys.dtype, dtype) if isinstance(kind, pl.Datetime)}
+    whole = keys.dtype.is_temporal() == dtype.is_temporal() and len(zones) < 2
+    cast = keys.cast(dtype, strict=False) if whole else keys
+    if not whole or not (cast.cast(keys.dtype, strict=False) == keys).fill_null(False).all():
+        expected = f"the type of the main table, {dtype}"
+        fix = "write this column as in the main table"
+        findings.report(f"column {name!r}", expected=expected, got=f"type {keys.dtype}", fix=fix)
+    return cast
+
+
+def _wanted(grid: Grid, horizon: int) -> pl.DataFrame:
+    """id, ds, step behind the last row and place in the result of every future row."""
+    series = np.repeat(np.arange(len(grid.ids)), horizon)
+    step: Ints = np.tile(np.arange(horizon), len(grid.ids))
+    ds = grid.freq.at(grid.starts.gather(series), grid.lengths[series] + step)
+    ids = sort_key(grid.ids).gather(series)
+    return pl.DataFrame({"id": ids, "ds": ds, "place": np.arange(len(series))})
+
+
+def _report_lacking(lacking: pl.DataFrame, horizon: int, findings: Findings) -> None:
+    series = lacking.group_by("id", maintain_order=True).agg(pl.len(), pl.col("ds").first())
+    examples = [
+        f"{row['len']} of {horizon} steps of series {row['id']!r} are missing, the first one at {row['ds']}"
+        for row in series.head(EXAMPLES).iter_rows(named=True)
+    ]
+    expected = f"a row for each of the {horizon} steps behind the last row of each series"
+    fix = "add these rows, or forecast with a shorter horizon"
+    findings.report("", expected=expected, got=listed(examples, series.height), fix=fix)

@@ -1,0 +1,244 @@
+"""The rows of a table on the regular grid of their series: sorted, without duplicates, without gaps.
+
+Legend: n series, N given rows, sorted by series and time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from holdfast.errors import HoldfastError
+from holdfast.series.calendar import Freq, Ints, infer_freq, is_clock_change
+from holdfast.series.findings import EXAMPLES, Findings, listed
+
+Flags = NDArray[np.bool_]
+LOCAL_TIME = (
+    "the clocks change at this hour: the times look like local time without a zone; give them in UTC or with a zone"
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where each given row belongs.
+
+    Attributes:
+        order: Row number in the table of each row [N].
+        ids: Keys of the series, sorted [n].
+        times: Times of the rows [N].
+        first: Range of rows of each series [n + 1].
+        steps: Steps since the first row of its series [N].
+        freq: Calendar step.
+    """
+
+    order: Ints
+    ids: pl.Series
+    times: pl.Series
+    first: Ints
+    steps: Ints
+    freq: Freq
+
+    @property
+    def starts(self) -> pl.Series:
+        """Time of the first row of each series [n]."""
+        return self.times.gather(self.first[:-1])
+
+    @property
+    def series(self) -> Ints:
+        """Series number of each row [N]."""
+        return np.repeat(np.arange(len(self.ids)), np.diff(self.first))
+
+    @property
+    def lengths(self) -> Ints:
+        """Rows of each series, from the first to the last given one, missing ones included [n]."""
+        return self.steps[self.first[1:] - 1] + 1
+
+
+@dataclass(frozen=True)
+class GapRule:
+    """What to do about missing rows.
+
+    Attributes:
+        fill: Whether to insert them.
+        covariates: Names of covariates that vary in time: no inserted row can have them.
+    """
+
+    fill: bool
+    covariates: tuple[str, ...]
+
+
+def place_rows(
+    ids: pl.Series | None, times: pl.Series | None, freq: str | int | None, gaps: GapRule, findings: Findings
+) -> Grid | None:
+    """Sort the rows, find the frequency, and report every row that is doubled, off the grid or missing.
+
+    Returns:
+        The grid, or None where ids, times or the frequency cannot be told.
+    """
+    if ids is None or times is None:
+        return None
+    whole = np.flatnonzero((ids.is_not_null() & times.is_not_null()).to_numpy())
+    if not len(whole):
+        return None
+    order = _sort(ids, times, whole, findings)
+    sorted_ids, sorted_times = ids.gather(order), times.gather(order)
+    new = _starts_series(sorted_ids)
+    double = ~new & (sorted_times == sorted_times.shift(1)).fill_null(False).to_numpy()
+    if double.any():
+        _report_double(sorted_ids, sorted_times, order, double, findings)
+        order, new = order[~double], new[~double]
+        sorted_ids, sorted_times = ids.gather(order), times.gather(order)
+    known = _frequency(sorted_ids, sorted_times, freq, findings)
+    if known is None:
+        return None
+    first = np.append(np.flatnonzero(new), len(order))
+    starts = sorted_times.gather(np.repeat(first[:-1], np.diff(first)))
+    grid = Grid(order, sorted_ids.gather(first[:-1]), sorted_times, first, known.steps(starts, sorted_times), known)
+    if len(whole) == len(ids):  # a row without a time would be reported once more, as a gap
+        _check_grid(grid, (known.at(starts, grid.steps) == sorted_times).to_numpy(), gaps, findings)
+    return grid
+
+
+def _sort(ids: pl.Series, times: pl.Series, whole: Ints, findings: Findings) -> Ints:
+    """Row numbers by id and time; equal rows stay in their order."""
+    keys = pl.DataFrame({"id": sort_key(ids), "ds": times})[whole]
+    id_above, ds_above = pl.col("id").shift(1), pl.col("ds").shift(1)
+    sinks = (pl.col("id") < id_above) | ((pl.col("id") == id_above) & (pl.col("ds") < ds_above))
+    if not keys.select(sinks.any()).item():
+        return whole
+    order = whole[keys.select(pl.arg_sort_by("id", "ds", maintain_order=True)).to_series().to_numpy()]
+    findings.notes.append(f"sorted by unique_id and ds: {int((order != whole).sum())} rows changed place")
+    return order
+
+
+def sort_key(ids: pl.Series) -> pl.Series:
+    """Ids as they sort: a categorical by its text, whatever the order in which the categories were met."""
+    return ids.cast(pl.String) if ids.dtype == pl.Categorical else ids
+
+
+def _starts_series(sorted_ids: pl.Series) -> Flags:
+    return (sorted_ids != sorted_ids.shift(1)).fill_null(True).to_numpy()
+
+
+def _frequency(ids: pl.Series, times: pl.Series, freq: str | int | None, findings: Findings) -> Freq | None:
+    """The given frequency if it fits the type of the times, else the inferred one."""
+    try:
+        known = infer_freq(times, ids, findings.source) if freq is None else Freq.parse(freq)
+    except HoldfastError as error:
+        findings.adopt(error)
+        return None
+    whole_numbers = times.dtype.is_integer()
+    if whole_numbers != (known.unit == ""):
+        expected = f"times that step by {known.text}" if known.unit else f"whole numbers that step by {known.text}"
+        got = "whole numbers" if whole_numbers else f"times of type {times.dtype}"
+        fix = "leave --freq out, or give it as a whole number" if whole_numbers else "leave --freq out, or write 1d, 1h"
+        findings.report("times", expected=expected, got=got, fix=fix)
+        return None
+    if known.sub_daily and times.dtype == pl.Date:
+        got, fix = "dates without a time of day", "leave --freq out, or add the time of day"
+        findings.report("times", expected=f"datetimes that step by {known.text}", got=got, fix=fix)
+        return None
+    return known
+
+
+def _report_double(ids: pl.Series, times: pl.Series, order: Ints, double: Flags, findings: Findings) -> None:
+    at = np.flatnonzero(double)
+    examples = [
+        f"series {ids[i]!r} at {times[i]} in {findings.row(int(order[i - 1]))} and {findings.row(int(order[i]))}"
+        for i in at[:EXAMPLES].tolist()
+    ]
+    fix = "keep one row for each time, or add the rows up; if they are several series, name their column with --id-col"
+    if is_clock_change(times.gather(at)).mean() > 0.5:
+        fix = f"{LOCAL_TIME} (an hour that the clock shows twice in autumn)"
+    expected = "one row for each series and time"
+    findings.report("times", expected=expected, got=f"duplicate rows: {listed(examples, len(at))}", fix=fix)
+
+
+def _check_grid(grid: Grid, fits: Flags, gaps: GapRule, findings: Findings) -> None:
+    """Report series of another frequency, rows off the grid, and gaps."""
+    leap = np.diff(grid.steps, prepend=grid.steps[0])
+    leap[grid.first[:-1]] = 1
+    if fits.all() and (leap == 1).all():
+        return
+    other = _other_frequency(grid, fits & (leap == 1))
+    if other.any():
+        _report_other_frequency(grid, np.flatnonzero(other), findings)
+    same = ~other[grid.series]
+    off = np.flatnonzero(~fits & same)
+    if len(off):
+        _report_off_grid(grid, off, findings)
+    fits_above = np.append(True, fits[:-1])
+    before = np.flatnonzero(same & fits & fits_above & (leap > 1)) - 1
+    if len(before):
+        _judge_gaps(grid, before, leap[before + 1] - 1, gaps, findings)
+
+
+def _other_frequency(grid: Grid, regular: Flags) -> Flags:
+    """Series of three rows or more without one regular step, whose steps are all about the same (months vary by 11 %)."""
+    inner = np.ones(len(regular), dtype=bool)
+    inner[grid.first[:-1]] = False
+    some_regular = np.add.reduceat(regular & inner, grid.first[:-1]) > 0
+    ticks = grid.times.to_physical().cast(pl.Int64).to_numpy()
+    step = np.diff(ticks, prepend=ticks[0])
+    shortest = np.minimum.reduceat(np.where(inner, step, np.iinfo(np.int64).max), grid.first[:-1])
+    longest = np.maximum.reduceat(np.where(inner, step, 0), grid.first[:-1])
+    return ~some_regular & (np.diff(grid.first) >= 3) & (longest <= 1.15 * shortest)
+
+
+def _report_other_frequency(grid: Grid, series: Ints, findings: Findings) -> None:
+    examples = []
+    for i in series[:EXAMPLES].tolist():
+        own = infer_freq(grid.times[int(grid.first[i]) : int(grid.first[i + 1])]).text
+        examples.append(f"series {grid.ids[i]!r} steps by {own} from {findings.row(int(grid.order[grid.first[i]]))} on")
+    fix = "forecast each frequency by itself, or aggregate to one frequency first"
+    if len(series) == len(grid.ids):
+        fix = "leave --freq out, or give the frequency that the times have"
+    expected = f"one frequency in all series ({grid.freq.text})"
+    findings.report("times", expected=expected, got=f"mixed frequencies: {listed(examples, len(series))}", fix=fix)
+
+
+def _report_off_grid(grid: Grid, off: Ints, findings: Findings) -> None:
+    series = grid.series[off[:EXAMPLES]]
+    shown = [
+        f"{grid.times[int(i)]} of series {grid.ids[int(s)]!r}" for i, s in zip(off[:EXAMPLES], series, strict=True)
+    ]
+    got = f"off the grid: {findings.rows(shown, grid.order[off[:EXAMPLES]], len(off))}"
+    fix = "correct these times, or give the frequency that the times have with --freq"
+    expected = f"times that step by {grid.freq.text} from the first row of each series"
+    findings.report("times", expected=expected, got=got, fix=fix)
+
+
+def _judge_gaps(grid: Grid, before: Ints, missing: Ints, gaps: GapRule, findings: Findings) -> None:
+    """Report gaps, or note that they will be filled."""
+    series, total = grid.series[before], int(missing.sum())
+    counted = f"{total} missing rows in {len(before)} gaps of {len(np.unique(series))} series"
+    if gaps.fill and not gaps.covariates and total <= 100 * len(grid.order):
+        findings.notes.append(f"filled gaps: {counted}; y is missing there")
+        return
+    examples = [
+        f"{missing[k]} after {grid.times[int(i)]} of series {grid.ids[int(series[k])]!r} "
+        f"({findings.row(int(grid.order[i]))})"
+        for k, i in enumerate(before[:EXAMPLES])
+    ]
+    fix = "insert the rows, or let --fill-gaps insert them with a missing y"
+    if gaps.covariates:
+        names = ", ".join(repr(name) for name in gaps.covariates)
+        fix = f"insert the rows with their covariates ({names}), which cannot be invented, or leave the covariates out"
+    elif gaps.fill:
+        fix = "correct the times: there are more than a hundred times as many rows missing as given"
+    if _hours_skipped(grid, before, missing).mean() > 0.5:
+        fix = f"{LOCAL_TIME} (an hour that the clock skips in spring); or {fix}"
+    expected = f"one row each {grid.freq.text} from the first to the last row of a series"
+    findings.report("times", expected=expected, got=f"{counted}: {listed(examples, len(before))}", fix=fix)
+
+
+def _hours_skipped(grid: Grid, before: Ints, missing: Ints) -> Flags:
+    """Whether what is missing is one hour, at which clocks go forward."""
+    starts = grid.starts.gather(grid.series[before])
+    skipped, back = (grid.freq.at(starts, grid.steps[before] + 1 + extra) for extra in (0, missing))
+    if not isinstance(skipped.dtype, pl.Datetime):
+        return np.zeros(len(before), dtype=bool)
+    return np.asarray(((back - skipped).dt.total_minutes() == 60).to_numpy() & is_clock_change(skipped))

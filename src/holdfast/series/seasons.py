@@ -1,0 +1,248 @@
+"""Which seasons a set of series has: the given or usual ones, and those that the data show.
+
+Legend: k sampled series, N rows of each (the last ones before the holdout), L the longest lag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.series.store import SeriesStore
+
+Floats = NDArray[np.float64]
+
+SERIES = 200  # sampled at most
+VALUES = 2**18  # looked at in all
+ROWS = 24  # a series with fewer shows no season
+PER_OCTAVE = 3  # lags between one power of two and the next that are looked at closely
+SHARE = 0.1  # of the sampled series must show a season
+SPREAD = 0.45  # of a detrended random walk's autocorrelation at one season, times sqrt(seasons in the data); simulated
+CERTAINTY = 3.55  # spreads by which a season must stand out: one series in 5000 does by chance
+LOWEST = 0.3  # autocorrelation that is worth a season
+RETURN = 0.6  # of the autocorrelation must be there again after two seasons
+GAIN = 0.1  # share of what a season leaves unexplained that a further one must explain
+
+
+@dataclass(frozen=True)
+class Season:
+    """A season length and why it is one.
+
+    Attributes:
+        length: Steps.
+        reason: "given", "usual for 1h data" or "found: ...", with what was measured, or left out.
+
+    Example:
+        >>> Season(24, "usual for 1h data").length
+        24
+    """
+
+    length: int
+    reason: str
+
+
+def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdout: int = 0) -> tuple[Season, ...]:
+    """The seasons to forecast with: the first given or usual one, the others that fit, and those found in the data.
+
+    A lag is found to be a season if a tenth of the sampled series say so. A series with m seasons of p rows (m at
+    least 3) says so if
+
+    * its autocorrelation r(p), around a moving average of p rows, is at least max(0.3, 1.6 / sqrt(m)). The moving
+      average takes out trends; a random walk exceeds 1.6 / sqrt(m) once in 5000 times;
+    * r falls below zero before lag p (a slow change would not), and r(2 p) is still 0.6 r(p) (a cycle of varying
+      length would have lost it);
+    * what it leaves unexplained, 1 - r(p), is clearly (10 % and 3 / sqrt(rows)) less than that of every season q known
+      already, around a moving average of min(p, q) rows. A mere multiple of a season is not better than the season;
+    * neither 2 p nor 3 p is clearly better than p, as they are for half of a season.
+
+    At most 200 series, evenly spaced, and their last rows (2**18 in all) are looked at.
+
+    Args:
+        store: The series.
+        given: Season lengths that the user knows, the most important one first; None for the usual ones.
+        holdout: Last rows of each series that must not be looked at.
+
+    Returns:
+        The seasons, the most important one first; none if none is given, usual or found.
+
+    Example:
+        >>> import polars as pl
+        >>> from holdfast.series import Columns, check_table
+        >>> y = 10 + np.tile([3.0, 1.0, 0.0, 0.0, 1.0, 5.0, 7.0], 20) + np.random.default_rng(0).normal(size=140)
+        >>> store = check_table(pl.DataFrame({"ds": np.arange(140), "y": y}), Columns(), horizon=7).store
+        >>> find_seasons(store)
+        (Season(length=7, reason='found: autocorrelation 0.88 at lag 7 in 1 of 1 series'),)
+    """
+    seasons = _expected(store, given, holdout)
+    values = _sample(store, holdout)
+    if not values.size:
+        return tuple(seasons)
+    chosen = [season.length for season in seasons]
+    for peak in _candidates(values):
+        lag = _sharpen(values, peak)
+        reason = None if lag in chosen else _judge(values, lag, chosen)
+        if reason is not None:
+            seasons.append(Season(lag, reason))
+            chosen.append(lag)
+    return tuple(seasons)
+
+
+def autocorrelation(values: Floats, window: int, max_lag: int) -> Floats:
+    """Autocorrelation of each series around its own centred moving average, by FFT, over pairs that were observed.
+
+    The moving average is that of classical decomposition (an even window has half weights at its ends). What it
+    leaves of a random walk or of a trend has no autocorrelation at lags of `window` and more.
+
+    Args:
+        values: Series side by side, nan where missing [k, N].
+        window: Rows of the moving average.
+        max_lag: L.
+
+    Returns:
+        Autocorrelation at lags 0 to L, 0 where it is undefined [k, L + 1].
+
+    Example:
+        >>> wave = np.tile([0.0, 1.0, 0.0, -1.0], 50)[None]
+        >>> autocorrelation(wave, 4, 4).round(2).tolist()
+        [[1.0, 0.0, -1.0, 0.0, 1.0]]
+    """
+    rest = _around_average(values, window)
+    seen = np.isfinite(rest)
+    rest = np.where(seen, rest, 0.0)
+    rest -= seen * (rest.sum(1) / np.maximum(seen.sum(1), 1))[:, None]
+    size = 1 << (values.shape[1] + max_lag).bit_length()
+    products, pairs = (
+        np.fft.irfft(np.abs(np.fft.rfft(part, size)) ** 2, size)[:, : max_lag + 1] for part in (rest, seen)
+    )
+    covariance = products / np.maximum(pairs.round(), 1)
+    rounding = 1e-20 * np.nanmax(np.abs(values), axis=1, initial=0.0) ** 2
+    varies = covariance[:, :1] > rounding[:, None]
+    return np.divide(covariance, covariance[:, :1], out=np.zeros_like(covariance), where=varies)
+
+
+def _expected(store: SeriesStore, given: tuple[int, ...] | None, holdout: int) -> list[Season]:
+    """The given or usual seasons: the first one always, the others if the data hold two of them."""
+    source = "given" if given else f"usual for {store.freq.text} data"
+    lengths = tuple(dict.fromkeys(given or store.freq.seasons))
+    rows = max(int(store.lengths.max()) - holdout, 0)
+    kept = [length for length in lengths if 2 * length <= rows or length == lengths[0]]
+    left_out = [str(length) for length in lengths if length not in kept]
+    seasons = [Season(length, source) for length in kept]
+    if left_out:
+        reason = f"{source}; left out: {', '.join(left_out)} (the longest series has {rows} rows before the holdout)"
+        seasons[0] = Season(kept[0], reason)
+    return seasons
+
+
+def _sample(store: SeriesStore, holdout: int) -> Floats:
+    """The last rows before the holdout of evenly spaced series, scaled, side by side, nan in front of short ones."""
+    lengths = store.lengths - holdout
+    long_enough = np.flatnonzero(lengths >= ROWS)
+    if not len(long_enough):
+        return np.empty((0, 0))
+    sampled = long_enough[np.linspace(0, len(long_enough) - 1, min(SERIES, len(long_enough))).astype(int)]
+    width = min(int(lengths[sampled].max()), VALUES // len(sampled))
+    values = np.full((len(sampled), width), np.nan)
+    for row, i in enumerate(sampled.tolist()):
+        last = store.values(i)[: lengths[i]][-width:]
+        values[row, width - len(last) :] = last
+    seen = np.isfinite(values)
+    mean = np.where(seen, values, 0.0).sum(1) / np.maximum(seen.sum(1), 1)
+    values -= mean[:, None]
+    values /= np.maximum(np.nanmax(np.abs(values), axis=1, initial=0.0), 1e-300)[:, None]
+    return values[(np.nanmax(np.abs(values), axis=1, initial=0.0) > 0)]
+
+
+def _rows(values: Floats) -> NDArray[np.int64]:
+    """Rows of each series from its first one in the sample on [k]."""
+    return values.shape[1] - np.isfinite(values).argmax(1)
+
+
+def _candidates(values: Floats) -> list[int]:
+    """Lags at which the autocorrelation of the better series peaks, a few in each octave, shortest first."""
+    rows, found = _rows(values), []
+    longest = int(rows.max(initial=0)) // 3
+    for octave in range(1, longest.bit_length()):
+        window = 2**octave
+        lags = np.arange(window, min(2 * window, longest + 1))
+        curve = autocorrelation(values, window, int(lags[-1]) + 1)[:, window - 1 :]
+        curve[rows[:, None] < 3 * np.append(lags[0], np.append(lags, lags[-1]))] = -1.0
+        enough = np.maximum(1, np.ceil(SHARE * (rows[:, None] >= 3 * lags).sum(0))).astype(int)
+        ranked = -np.sort(-curve, axis=0)
+        height = ranked[enough - 1, np.arange(1, len(lags) + 1)]
+        left, right = ranked[enough - 1, np.arange(len(lags))], ranked[enough - 1, np.arange(2, len(lags) + 2)]
+        peaks = np.flatnonzero((height >= left) & (height >= right) & (height >= LOWEST / 2))
+        best = peaks[np.argsort(-height[peaks], kind="stable")[:PER_OCTAVE]]
+        found += sorted(lags[best].tolist())
+    return found
+
+
+def _sharpen(values: Floats, peak: int) -> int:
+    """The lag near a peak whose multiples correlate best: an error of one step is one of four at the fourth multiple."""
+    rows = _rows(values)
+    values = values[rows >= 3 * peak]
+    reach, times = max(1, peak // 12), np.arange(1, max(2, min(8, int(rows.max()) // (2 * peak))) + 1)
+    near = np.arange(max(2, peak - reach), peak + reach + 1)
+    lags = near[:, None] * times
+    correlation = autocorrelation(values, peak, min(int(lags.max()), values.shape[1] - 1))
+    seasonal = correlation[:, peak] >= LOWEST
+    if not seasonal.any():
+        return peak
+    inside = lags < correlation.shape[1]
+    comb = np.where(inside, correlation[seasonal].mean(0)[np.where(inside, lags, 0)], 0.0).sum(1)
+    return int(near[comb.argmax()])
+
+
+def _judge(values: Floats, lag: int, chosen: list[int]) -> str | None:
+    """Why this lag is one more season, or None if it is not."""
+    long_enough = _rows(values) >= 3 * lag
+    values, rows = values[long_enough], _rows(values)[long_enough]
+    correlation = autocorrelation(values, lag, min(3 * lag, values.shape[1] - 1))
+    at_lag = correlation[:, lag]
+    says_so = at_lag >= np.maximum(LOWEST, CERTAINTY * SPREAD / np.sqrt(rows / lag))
+    says_so &= correlation[:, 1:lag].min(1) < 0
+    says_so &= (rows < 4 * lag) | (correlation[:, 2 * lag] >= RETURN * at_lag)
+    for season in chosen:
+        says_so &= _clearly_better(values, lag, season, rows)
+    for times in (2, 3):
+        says_so &= ~_clearly_better(values, times * lag, lag, rows) | (rows < (times + 1) * lag)
+    if not says_so.any() or says_so.sum() < SHARE * len(values):
+        return None
+    known = [float(np.median(correlation[says_so, other])) for other in chosen if other < correlation.shape[1]]
+    against = f" against {max(known):.2f} at the seasons before" if known else ""
+    level = float(np.median(at_lag[says_so]))
+    return f"found: autocorrelation {level:.2f} at lag {lag}{against}, in {says_so.sum()} of {len(values)} series"
+
+
+def _clearly_better(values: Floats, lag: int, season: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a lag leaves clearly less unexplained than a season does [k]."""
+    longest = max(lag, season)
+    if longest >= values.shape[1]:
+        return np.full(len(values), longest == season)  # nothing is known of a season longer than the data
+    correlation = autocorrelation(values, min(lag, season), longest)
+    unexplained, before = 1 - correlation[:, lag], 1 - correlation[:, season]
+    return (unexplained < (1 - GAIN - 3 / np.sqrt(rows)) * before) & (before > 1e-9)
+
+
+def _around_average(values: Floats, window: int) -> Floats:
+    """Values minus their centred moving average; nan at both ends and where less than half of a window was observed."""
+    half, n = window // 2, values.shape[1]
+    rest = np.full_like(values, np.nan)
+    if n <= 2 * half:
+        return rest
+    seen = np.isfinite(values)
+    total, count = (_moving_sum(part, window) for part in (np.where(seen, values, 0.0), seen.astype(np.float64)))
+    inner = slice(half, n - half)
+    usable = seen[:, inner] & (count >= window / 2)
+    rest[:, inner] = np.where(usable, values[:, inner] - total / np.maximum(count, 1), np.nan)
+    return rest
+
+
+def _moving_sum(values: Floats, window: int) -> Floats:
+    """Sums over centred windows; an even window covers one row more, with half weight at both ends."""
+    sums = np.cumsum(np.pad(values, ((0, 0), (1, 0))), axis=1)
+    if window % 2:
+        return sums[:, window:] - sums[:, :-window]
+    return (sums[:, window:-1] - sums[:, : -window - 1] + sums[:, window + 1 :] - sums[:, 1:-window]) / 2

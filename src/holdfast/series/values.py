@@ -1,0 +1,227 @@
+"""The columns of a table, one by one: ids, times, values and covariates, each read into the type it is used in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import polars as pl
+
+from holdfast.series.calendar import parse_times
+from holdfast.series.findings import EXAMPLES, Findings
+
+TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
+ONE_SERIES = "series"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column is what.
+
+    Attributes:
+        id: Key of the series; a table without a column `unique_id` is one series.
+        time: Timestamps.
+        target: Values to forecast.
+        static: Covariates that are constant within a series: numbers, text or booleans.
+        future: Covariates that are known ahead: numbers or booleans.
+        past: Covariates that are known up to now: numbers or booleans.
+
+    Example:
+        >>> Columns(id="shop", target="sales", static=("region",)).by_option["--target-col"]
+        'sales'
+    """
+
+    id: str = "unique_id"
+    time: str = "ds"
+    target: str = "y"
+    static: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """All covariates: static, future, past."""
+        return (*self.static, *self.future, *self.past)
+
+    @property
+    def by_option(self) -> dict[str, str]:
+        """The three key columns by the option that names them."""
+        return {"--id-col": self.id, "--time-col": self.time, "--target-col": self.target}
+
+
+@dataclass(frozen=True)
+class Values:
+    """The columns of a table that could be read, rows as in the table; None where one could not.
+
+    Attributes:
+        ids: Key of each row.
+        times: Integers, dates or datetimes.
+        y: float64, nan where missing.
+        covariates: Numbers as float32, static text and booleans as text.
+    """
+
+    ids: pl.Series | None
+    times: pl.Series | None
+    y: pl.Series | None
+    covariates: pl.DataFrame
+
+
+def read_values(table: pl.DataFrame, columns: Columns, findings: Findings) -> Values:
+    """Read every column that has a use, and report all that cannot be used."""
+    check_names(table, columns, findings)
+    ids, times, y = None, None, None
+    if columns.id in table.columns:
+        ids = read_ids(table[columns.id], findings)
+    elif columns.id == Columns.id:
+        ids = pl.Series("unique_id", [ONE_SERIES]).new_from_index(0, table.height)
+        findings.notes.append(f"no column 'unique_id': all rows are one series, called {ONE_SERIES!r}")
+    if columns.time in table.columns:
+        times = read_times(table[columns.time], findings)
+    if columns.target in table.columns:
+        y = _read_target(table[columns.target], findings)
+    varying = (*columns.future, *columns.past)
+    read = {name: read_numbers(table[name], findings) for name in varying if name in table.columns}
+    read |= {name: _read_static(table[name], findings) for name in columns.static if name in table.columns}
+    return Values(ids, times, y, pl.DataFrame([column for column in read.values() if column is not None]))
+
+
+def check_names(table: pl.DataFrame, columns: Columns, findings: Findings) -> None:
+    """Report columns that are missing, used twice or in the way."""
+    for option, name in columns.by_option.items():
+        if name not in table.columns and (option, name) != ("--id-col", Columns.id):
+            near = _near(name, option, table, columns)
+            fix = f"did you mean {option} {near}?" if near else f"name the column with {option}"
+            _report_missing(name, table, fix, findings)
+    for name in columns.covariates:
+        if name not in table.columns:
+            close = get_close_matches(name.lower(), [other.lower() for other in table.columns], n=1)
+            near = next((other for other in table.columns if [other.lower()] == close), None)
+            _report_missing(name, table, f"did you mean {near!r}?" if near else "correct its name", findings)
+        if name in ("unique_id", "ds", "y") and name not in columns.by_option.values():
+            fix = "rename this column"
+            findings.report(f"column {name!r}", expected="a name that output does not use", got=repr(name), fix=fix)
+    used = (*columns.by_option.values(), *columns.covariates)
+    for name in dict.fromkeys(name for name in used if used.count(name) > 1):
+        got = f"{name!r} in {used.count(name)} roles"
+        findings.report(f"column {name!r}", expected="one role for each column", got=got, fix="name it once")
+    unused = [name for name in table.columns if name not in used and name]
+    if unused:
+        findings.notes.append(f"columns not used: {', '.join(unused)}")
+
+
+def read_ids(ids: pl.Series, findings: Findings) -> pl.Series | None:
+    """Series keys as they are; null and nan are reported (and become null)."""
+    if ids.dtype.is_nested() or ids.dtype == pl.Object:
+        got = f"a column of type {ids.dtype}"
+        _report(ids, findings, "text, categories or whole numbers", got, "make one text of it")
+        return None
+    if ids.dtype.is_float():
+        ids = ids.fill_nan(None)
+    missing = np.flatnonzero(ids.is_null().to_numpy())
+    if len(missing):
+        got = findings.rows(["no id"] * EXAMPLES, missing[:EXAMPLES], len(missing))
+        _report(ids, findings, "the key of a series in every row", got, "fill in the id, or remove these rows")
+    return ids
+
+
+def read_times(times: pl.Series, findings: Findings) -> pl.Series | None:
+    """Times as integers, dates or datetimes; null and unreadable ones are reported (and become null)."""
+    given = times
+    if times.dtype in (pl.String, pl.Categorical):
+        times = parse_times(times.cast(pl.String))
+    if not (times.dtype.is_integer() or times.dtype == pl.Date or isinstance(times.dtype, pl.Datetime)):
+        fix = "convert the column to dates, datetimes or whole numbers"
+        _report(given, findings, TIMES, f"a column of type {given.dtype}", fix)
+        return None
+    bad = np.flatnonzero(times.is_null().to_numpy())
+    if len(bad):
+        shown = [repr(value) if value is not None else "no time" for value in given.gather(bad[:EXAMPLES])]
+        got = findings.rows(shown, bad[:EXAMPLES], len(bad))
+        _report(given, findings, TIMES, got, "correct the times, or remove these rows")
+    return times.alias("ds")
+
+
+def read_numbers(column: pl.Series, findings: Findings) -> pl.Series | None:
+    """A covariate as float32; missing and infinite values are reported, text is refused."""
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        got = f"a column of type {column.dtype}"
+        fix = "code it as numbers, or declare it static if it is constant within each series"
+        _report(column, findings, "numbers or booleans", got, fix)
+        return None
+    numbers = column.cast(pl.Float32, strict=False)
+    _report_not_finite(column, numbers, findings)
+    return numbers
+
+
+def _read_static(column: pl.Series, findings: Findings) -> pl.Series:
+    """A static covariate as float32 or, for one-hot coding, as text."""
+    if column.dtype.is_numeric():
+        numbers = column.cast(pl.Float32, strict=False)
+        _report_not_finite(column, numbers, findings)
+        return numbers
+    missing = np.flatnonzero(column.is_null().to_numpy())
+    if len(missing):
+        got = findings.rows(["no value"] * EXAMPLES, missing[:EXAMPLES], len(missing))
+        fix = "fill it in, for instance with 'unknown'"
+        _report(column, findings, "a value in every row", got, fix)
+    return column.cast(pl.String)
+
+
+def _read_target(column: pl.Series, findings: Findings) -> pl.Series | None:
+    """Values as float64, nan where missing; text and infinities are reported."""
+    text = column.dtype in (pl.String, pl.Categorical)
+    if not (text or column.dtype.is_numeric() or column.dtype == pl.Null):
+        _report(column, findings, "numbers", f"a column of type {column.dtype}", "convert the column to numbers")
+        return None
+    given = column.cast(pl.String) if text else column
+    y = (given.str.strip_chars() if text else given).cast(pl.Float64, strict=False)
+    words = np.flatnonzero((y.is_null() & given.is_not_null()).to_numpy())
+    if len(words):
+        shown = [repr(value) for value in given.gather(words[:EXAMPLES])]
+        got = findings.rows(shown, words[:EXAMPLES], len(words))
+        _report(column, findings, "numbers", got, "write a number, or leave the field empty if the value is missing")
+    infinite = np.flatnonzero(y.is_infinite().fill_null(False).to_numpy())
+    if len(infinite):
+        got = findings.rows(y.gather(infinite[:EXAMPLES]), infinite[:EXAMPLES], len(infinite))
+        _report(column, findings, "finite numbers", got, "write the true value, or leave it empty")
+    return y.fill_null(float("nan")).alias("y")
+
+
+def _report_not_finite(column: pl.Series, numbers: pl.Series, findings: Findings) -> None:
+    bad = np.flatnonzero(~np.isfinite(numbers.fill_null(float("nan")).to_numpy()))
+    if len(bad):
+        shown = ["no value" if value is None else value for value in column.gather(bad[:EXAMPLES])]
+        got = findings.rows(shown, bad[:EXAMPLES], len(bad))
+        fix = "fill it in (holdfast does not invent covariates), or leave the covariate out"
+        _report(column, findings, "a finite number in every row", got, fix)
+
+
+def _report(column: pl.Series, findings: Findings, expected: str, got: str, fix: str) -> None:
+    findings.report(f"column {column.name!r}", expected=expected, got=got, fix=fix)
+
+
+def _report_missing(name: str, table: pl.DataFrame, fix: str, findings: Findings) -> None:
+    got = f"no such column among {', '.join(repr(column) for column in table.columns) or 'none at all'}"
+    findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix=fix)
+
+
+def _near(name: str, option: str, table: pl.DataFrame, columns: Columns) -> str | None:
+    """The column that was probably meant: alike in name, or the only one of the right type."""
+    used = (*columns.by_option.values(), *columns.covariates)
+    free = [other for other in table.columns if other not in used]
+    lower = {other.lower(): other for other in free}
+    synonyms: dict[str, Sequence[str]] = {
+        "--id-col": ("id", "series", "series_id", "item_id"),
+        "--time-col": ("date", "datetime", "time", "timestamp", "month", "day"),
+        "--target-col": ("value", "target", "sales", "demand", "quantity", "volume"),
+    }
+    for word in (name.lower(), *synonyms[option]):
+        if word in lower:
+            return lower[word]
+    for close in get_close_matches(name.lower(), lower, n=1):
+        return lower[close]
+    fitting = {"--time-col": pl.DataType.is_temporal, "--target-col": pl.DataType.is_numeric}.get(option)
+    of_type = [other for other in free if fitting is not None and fitting(table[other].dtype)]
+    return of_type[0] if len(of_type) == 1 else None

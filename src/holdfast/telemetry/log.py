@@ -1,0 +1,92 @@
+"""The telemetry of one run: every record in memory, and one JSON line per record in a file if there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from holdfast.errors import Problem, RunDirectoryError
+from holdfast.telemetry.records import Record, StepRecord, ValidationRecord, from_json, to_json
+
+
+class TelemetryLog:
+    """Keeps records, and appends them to a JSONL file as they come.
+
+    Args:
+        path: The file; None keeps them in memory only.
+        keep_until: Continue an existing file after this step; later records are dropped, for they will come again.
+
+    Example:
+        >>> with TelemetryLog() as log:
+        ...     log.append(ValidationRecord(step=0, loss=1.0, error=0.8, naive_error=1.0, skill=0.2, seconds=0.1))
+        >>> log.validations[0].error
+        0.8
+    """
+
+    def __init__(self, path: Path | None = None, keep_until: int | None = None) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        if path is not None and keep_until is not None and path.exists():
+            self.records = [record for record in read_telemetry(path) if record.step <= keep_until]
+        self._file: TextIO | None = None
+        if path is not None:
+            part = path.with_suffix(".part")
+            part.write_text("".join(_line(record) for record in self.records), encoding="utf-8")
+            part.replace(path)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def __enter__(self) -> TelemetryLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, record: Record) -> None:
+        """Keep one record."""
+        self.records.append(record)
+        if self._file is not None:
+            self._file.write(_line(record))
+
+    def close(self) -> None:
+        """Close the file; what was appended is in it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """The records of the optimiser steps."""
+        return [record for record in self.records if isinstance(record, StepRecord)]
+
+    @property
+    def validations(self) -> list[ValidationRecord]:
+        """The records of the validations."""
+        return [record for record in self.records if isinstance(record, ValidationRecord)]
+
+
+def read_telemetry(path: Path) -> list[Record]:
+    """All records of a telemetry file; a last line cut off by a crash is left out.
+
+    Raises:
+        RunDirectoryError: A line is not a record.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise RunDirectoryError(
+                Problem(f"{path}, line {number}", "one telemetry record", repr(line[:60]), "restore or delete the file")
+            ) from error
+    return records
+
+
+def _line(record: Record) -> str:
+    return json.dumps(to_json(record), separators=(",", ":")) + "\n"

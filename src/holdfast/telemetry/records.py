@@ -1,0 +1,129 @@
+"""What one step measured, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """Everything that one optimiser step measured; nothing measured is left out.
+
+    Attributes:
+        step: Number of the step, from 1.
+        loss: Training loss of the batch, in the units of the head.
+        lr: Learning rate of the step.
+        total_norm: 2-norm of all gradients as one vector, before clipping.
+        clipped_norm: The same after clipping.
+        clip_coef: What the clipped roles' gradients were multiplied by, jointly; 1 if nothing was clipped.
+        cosine: Cosine between the gradient before and after clipping; 1 if the direction was kept.
+        role_norms: Norm before clipping per role.
+        role_coefs: Coefficient per role.
+        role_clipped_norms: Norm after clipping per role.
+        clipped: Whether any gradient was made smaller.
+        skipped: Whether the step was left out because something was not finite.
+        nonfinite: Names of the parameters whose gradients were not finite.
+        seconds: Wall time of the step, from batch to update.
+
+    Example:
+        >>> record = StepRecord(step=1, loss=0.5, lr=0.001, total_norm=2.0, clipped_norm=1.0, clip_coef=0.5,
+        ...     cosine=1.0, role_norms={"recurrent": 2.0}, role_coefs={"recurrent": 0.5},
+        ...     role_clipped_norms={"recurrent": 1.0}, clipped=True, skipped=False, nonfinite=(), seconds=0.01)
+        >>> from_json(to_json(record)) == record
+        True
+    """
+
+    step: int
+    loss: float
+    lr: float
+    total_norm: float
+    clipped_norm: float
+    clip_coef: float
+    cosine: float
+    role_norms: Mapping[str, float]
+    role_coefs: Mapping[str, float]
+    role_clipped_norms: Mapping[str, float]
+    clipped: bool
+    skipped: bool
+    nonfinite: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRecord:
+    """Scores on the last horizon of each series, which training never learns from.
+
+    Attributes:
+        step: Optimiser steps done before.
+        loss: Mean loss of the head.
+        error: Mean absolute error of the point forecast, in units of each series' in-sample seasonal naive error.
+        naive_error: The same of the seasonal naive forecast.
+        skill: 1 - error / naive_error.
+        seconds: Wall time of the validation.
+
+    Example:
+        >>> ValidationRecord(step=0, loss=1.0, error=0.8, naive_error=1.0, skill=0.2, seconds=0.1).skill
+        0.2
+    """
+
+    step: int
+    loss: float
+    error: float
+    naive_error: float
+    skill: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a progress line shows.
+
+    Attributes:
+        step: Steps done.
+        planned_steps: Steps of the whole run, as far as known.
+        record: The newest step.
+        validation: The newest validation.
+        clip_fraction: Share of the finite steps that were clipped.
+        seconds_left: Expected seconds to the end.
+    """
+
+    step: int
+    planned_steps: int
+    record: StepRecord
+    validation: ValidationRecord | None
+    clip_fraction: float
+    seconds_left: float
+
+
+Record = StepRecord | ValidationRecord
+_KINDS: dict[str, type[StepRecord] | type[ValidationRecord]] = {"step": StepRecord, "validation": ValidationRecord}
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """A record as a JSON object with its kind; a value that JSON has no word for becomes "nan", "inf" or "-inf"."""
+    kind = next(name for name, member in _KINDS.items() if isinstance(record, member))
+    return {"kind": kind, **{name: _plain(value) for name, value in asdict(record).items()}}
+
+
+def from_json(row: Mapping[str, Any]) -> Record:
+    """The record that `to_json` wrote."""
+    member = _KINDS[row["kind"]]
+    return member(**{field.name: _typed(row[field.name], str(field.type)) for field in fields(member)})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _typed(value: Any, kind: str) -> Any:
+    if kind == "float":
+        return float(value)
+    if kind.startswith("Mapping"):
+        return {name: float(inner) for name, inner in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,74 @@
+"""Where a person sees how far training is: one line, rewritten in place."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+
+from holdfast.telemetry.records import Outlook
+
+PLAIN_LINES = 10  # how many lines a run prints where nothing can be rewritten (a log file)
+
+
+class ProgressLine:
+    """Shows each `Outlook` on one line of a terminal; elsewhere prints about ten lines over the whole run.
+
+    Args:
+        console: Where to.
+
+    Example:
+        >>> import io
+        >>> console = Console(file=io.StringIO(), width=120)
+        >>> with ProgressLine(console) as show:
+        ...     pass
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+        self._printed = 0
+
+    def __enter__(self) -> ProgressLine:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, outlook: Outlook) -> None:
+        """Show how far training is."""
+        if self._live is not None:
+            self._live.update(progress_text(outlook))
+            return
+        tenth = PLAIN_LINES * outlook.step // max(outlook.planned_steps, 1)
+        if tenth > self._printed or outlook.step == 1:
+            self._printed = tenth
+            self.console.print(progress_text(outlook), highlight=False, soft_wrap=True)
+
+
+def progress_text(outlook: Outlook) -> str:
+    """One line: step, loss, skill, gradient norm, clip fraction, time left.
+
+    Example:
+        >>> from holdfast.telemetry import StepRecord
+        >>> record = StepRecord(step=5, loss=0.5, lr=0.001, total_norm=2.0, clipped_norm=1.0, clip_coef=0.5,
+        ...     cosine=1.0, role_norms={}, role_coefs={}, role_clipped_norms={}, clipped=True, skipped=False,
+        ...     nonfinite=(), seconds=0.01)
+        >>> progress_text(Outlook(5, 10, record, None, 0.2, 65.0))
+        'step 5/10  loss 0.5000  skill -  gradient norm 2.00  clipped 20 %  1:05 left'
+    """
+    record, validation = outlook.record, outlook.validation
+    skill = "-" if validation is None else f"{validation.skill:.3f}"
+    minutes, seconds = divmod(round(outlook.seconds_left), 60)
+    state = "  SKIPPED: not finite" if record.skipped else ""
+    return (
+        f"step {outlook.step}/{outlook.planned_steps}  loss {record.loss:.4f}  skill {skill}  "
+        f"gradient norm {record.total_norm:.2f}  clipped {100 * outlook.clip_fraction:.0f} %  "
+        f"{minutes}:{seconds:02d} left{state}"
+    )

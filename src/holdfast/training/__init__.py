@@ -1,0 +1,25 @@
+"""From a network and series to trained weights."""
+
+from holdfast.training.checkpoint import Progress, load_tensors, load_weights, save_tensors
+from holdfast.training.loop import PEAK_RATES, Task, TrainingConfig, train
+from holdfast.training.schedule import learning_rate
+from holdfast.training.split import Split, error_scales, split_series
+from holdfast.training.step import train_step
+from holdfast.training.validate import validate
+
+__all__ = [
+    "PEAK_RATES",
+    "Progress",
+    "Split",
+    "Task",
+    "TrainingConfig",
+    "error_scales",
+    "learning_rate",
+    "load_tensors",
+    "load_weights",
+    "save_tensors",
+    "split_series",
+    "train",
+    "train_step",
+    "validate",
+]

@@ -1,0 +1,103 @@
+"""Which rows may be learned from: the last horizon of each series is held out for validation.
+
+Shapes: n series, F horizon steps, T context steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_VALIDATED = 1024  # series; more of them, evenly spaced, would cost time and change the choice of weights little
+
+
+@dataclass(frozen=True)
+class Split:
+    """Time-ordered split of every series.
+
+    Attributes:
+        until_n: First row that may not be learned from.
+        first_n: First cutoff to train on.
+        last_n: Last cutoff to train on; below `first_n` where a series is too short to train on.
+        validated: Numbers of the series that validate, each with its cutoff at `until_n`.
+    """
+
+    until_n: NDArray[np.int64]
+    first_n: NDArray[np.int64]
+    last_n: NDArray[np.int64]
+    validated: NDArray[np.int64]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any window can be trained on."""
+        return bool((self.last_n >= self.first_n).any())
+
+
+def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int) -> Split:
+    """Hold out the last horizon of each series, and say which cutoffs are left to train on.
+
+    A series of more than F + 1 rows trains up to row until = length - F and validates on the F rows behind it; a
+    shorter one does neither and is only forecast. Training windows end at `until`; where less than a whole horizon
+    fits before it, what is left of the horizon is learned from. Contexts are whole where the series is long enough,
+    else at least half of what there is.
+
+    Example:
+        >>> split = split_series(np.array([100, 30, 9]), context_length=20, horizon=10)
+        >>> split.until_n.tolist(), split.first_n.tolist(), split.last_n.tolist(), split.validated.tolist()
+        ([90, 20, 9], [20, 5, 1], [80, 10, 0], [0, 1])
+    """
+    usable_n = length_n > horizon + 1
+    until_n = np.where(usable_n, length_n - horizon, length_n)
+    whole_n = until_n - horizon
+    last_n = np.where(usable_n, np.where(whole_n >= 1, whole_n, until_n - 1), 0)
+    first_n = np.minimum(context_length, np.maximum(last_n // 2, 1))
+    usable = np.flatnonzero(usable_n)
+    chosen = np.unique(np.linspace(0, len(usable) - 1, min(len(usable), MOST_VALIDATED)).round().astype(np.int64))
+    return Split(until_n, first_n, last_n, usable[chosen] if len(usable) else usable)
+
+
+def error_scales(
+    y_R: NDArray[np.float64], start_n: NDArray[np.int64], until_n: NDArray[np.int64], season: int
+) -> NDArray[np.float64]:
+    """In-sample mean absolute error of the seasonal naive forecast, per series (the scale of MASE).
+
+    mean over t of |y_t - y_{t-m}| inside the rows before `until` (Hyndman and Koehler 2006). Where a series has no
+    such pair or repeats itself exactly, its mean absolute value, and 1 where that is 0 too.
+
+    Args:
+        y_R: Values of all series, nan where missing, in the units of the data.
+        start_n: First row of each series.
+        until_n: Rows of each series to use.
+        season: m, in steps.
+
+    Returns:
+        One scale above 0 per series, in the units of the data.
+
+    Example:
+        >>> error_scales(np.array([1.0, 3.0, 2.0, 5.0]), np.array([0]), np.array([4]), season=2).tolist()
+        [1.5]
+    """
+    count = len(start_n)
+    mean_absolute_n, _ = _means(np.abs(y_R), np.arange(count), start_n, until_n)
+    pair_n = np.maximum(until_n - season, 0)
+    difference_R = np.abs(y_R[season:] - y_R[:-season]) if len(y_R) > season else y_R[:0]
+    error_n, _ = _means(difference_R, np.arange(count), start_n, pair_n)
+    fallback_n = np.where(mean_absolute_n > 0, mean_absolute_n, 1.0)
+    # below this share of the level an error is rounding: dividing by it would let one series drown the others
+    return np.where(error_n > 1e-6 * fallback_n, error_n, fallback_n)
+
+
+def _means(
+    values_R: NDArray[np.float64], series: NDArray[np.int64], start_n: NDArray[np.int64], length_n: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean of the finite values among the first `length` rows of each series, and how many there are."""
+    owner_R = np.repeat(series, length_n)
+    before_n = np.concatenate([[0], np.cumsum(length_n)[:-1]])
+    row_R = np.arange(len(owner_R)) - before_n[owner_R] + start_n[owner_R]
+    used_R = values_R[row_R]
+    finite_R = np.isfinite(used_R)
+    count_n = np.bincount(owner_R[finite_R], minlength=len(series))
+    sum_n = np.bincount(owner_R[finite_R], weights=used_R[finite_R], minlength=len(series))
+    return sum_n / np.maximum(count_n, 1), count_n

@@ -1,0 +1,7 @@
+"""The only border from numpy to torch: which windows, and the windows themselves."""
+
+from holdfast.windows.batch import Batch
+from holdfast.windows.gather import Windows
+from holdfast.windows.sampler import Sampler
+
+__all__ = ["Batch", "Sampler", "Windows"]

@@ -1,0 +1,119 @@
+"""Windows by index: the work per batch depends on the batch, never on how long or how many the series are.
+
+Shapes: n series, R rows of all series, B windows, T context steps, F horizon steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from holdfast.windows.batch import Batch
+
+if TYPE_CHECKING:
+    from holdfast.series import SeriesStore
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The arrays of a `SeriesStore` as tensors on one device, and windows cut out of them.
+
+    Attributes:
+        y_R: Values, nan where missing and in the future rows behind each series (float64).
+        past_RP: Past covariates (float32).
+        known_RK: Future covariates and calendar features (float32).
+        static_nS: Features of each series (float32).
+        start_n: First row of each series (int64).
+        length_n: Observed rows of each series (int64).
+
+    Example:
+        >>> import numpy as np
+        >>> windows = Windows.from_arrays(np.arange(10.0), offsets=[0, 10], lengths=[8])
+        >>> windows.gather([0], [2], context_length=4, horizon=2).mask_BT.tolist()
+        [[False, False, True, True]]
+    """
+
+    y_R: Tensor
+    past_RP: Tensor
+    known_RK: Tensor
+    static_nS: Tensor
+    start_n: Tensor
+    length_n: Tensor
+
+    @classmethod
+    def from_store(cls, store: SeriesStore, device: torch.device | str = "cpu") -> Windows:
+        """Move a store's arrays to `device` (on the CPU they are shared, not copied)."""
+        return cls(
+            y_R=torch.as_tensor(store.y, device=device),
+            past_RP=torch.as_tensor(store.past, device=device),
+            known_RK=torch.as_tensor(store.known, device=device),
+            static_nS=torch.as_tensor(store.static, device=device),
+            start_n=torch.as_tensor(store.offsets[:-1], device=device),
+            length_n=torch.as_tensor(store.lengths, device=device),
+        )
+
+    @classmethod
+    def from_arrays(cls, y: ArrayLike, offsets: Sequence[int], lengths: Sequence[int]) -> Windows:
+        """Windows over plain values without covariates; rows past a series' length are its future."""
+        y_R = torch.tensor(np.asarray(y, dtype=np.float64))
+        return cls(
+            y_R=y_R,
+            past_RP=torch.zeros(len(y_R), 0),
+            known_RK=torch.zeros(len(y_R), 0),
+            static_nS=torch.zeros(len(lengths), 0),
+            start_n=torch.tensor(offsets[:-1], dtype=torch.int64),
+            length_n=torch.tensor(lengths, dtype=torch.int64),
+        )
+
+    def gather(
+        self,
+        series: ArrayLike | Tensor,
+        cutoff: ArrayLike | Tensor,
+        *,
+        context_length: int,
+        horizon: int,
+        until_n: Tensor | None = None,
+    ) -> Batch:
+        """Cut out one window per (series, cutoff) pair.
+
+        Args:
+            series: B series numbers.
+            cutoff: B counts of rows that the forecast may see.
+            context_length: T, rows of context; rows before the start of a series are masked.
+            horizon: F, rows of target; at most the future rows of the store reach past the last observation.
+            until_n: Per series, the first row that may not be learned from (targets from there on are masked).
+
+        Returns:
+            The batch, on the device of the store.
+        """
+        device = self.y_R.device
+        series_B = torch.as_tensor(series, device=device)
+        cutoff_B = torch.as_tensor(cutoff, device=device)
+        row_BW = cutoff_B[:, None] + torch.arange(-context_length, horizon, device=device)
+        flat_BW = self.start_n[series_B, None] + row_BW.clamp(min=0)
+        y_BW = self.y_R[flat_BW]
+        mask_BW = (row_BW >= 0) & (row_BW < self.length_n[series_B, None]) & torch.isfinite(y_BW)
+        y_BW = torch.where(mask_BW, y_BW, 0.0)
+        mask_BT = mask_BW[:, :context_length]
+        target_mask_BF = mask_BW[:, context_length:] & mask_BT.any(1, keepdim=True)
+        if until_n is not None:
+            target_mask_BF = target_mask_BF & (row_BW[:, context_length:] < until_n[series_B, None])
+        known_BWK = self.known_RK[flat_BW]
+        return Batch(
+            series_B=series_B,
+            cutoff_B=cutoff_B,
+            y_BT=y_BW[:, :context_length],
+            mask_BT=mask_BT,
+            past_BTP=self.past_RP[flat_BW[:, :context_length]],
+            known_BTK=known_BWK[:, :context_length],
+            known_BFK=known_BWK[:, context_length:],
+            static_BS=self.static_nS[series_B],
+            target_BF=y_BW[:, context_length:],
+            target_mask_BF=target_mask_BF,
+        )

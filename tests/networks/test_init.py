@@ -1,0 +1,150 @@
+"""The start of the recurrent layers: isometric blocks, open forget gates, reproducible draws."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast.errors import OptionError
+from holdfast.networks.cells import CELLS, make_cell
+from holdfast.networks.init import init_recurrent_, zero_
+
+D, N = 5, 7
+GATES = {"lstm": 4, "gru": 3, "rnn-tanh": 1, "rnn-relu": 1, "rnn-sigmoid": 1, "rnn-linear": 1}
+LAYERS = {name: (lambda name=name: make_cell(name, D, N, 2), gates) for name, gates in GATES.items()} | {
+    "torch RNN": (lambda: nn.RNN(D, N, 2), 1),
+    "torch GRU, both directions": (lambda: nn.GRU(D, N, 2, bidirectional=True), 3),
+    "torch LSTM": (lambda: nn.LSTM(D, N, 2), 4),
+    "torch LSTM, no bias": (lambda: nn.LSTM(D, N, 2, bias=False), 4),
+}
+every_layer = pytest.mark.parametrize(("build", "gates"), LAYERS.values(), ids=LAYERS.keys())
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_cell_is_in_the_table():
+    assert set(GATES) == set(CELLS)
+
+
+@every_layer
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+def test_each_recurrent_block_is_orthogonal(build, gates, dtype, tolerance):
+    layer = init_recurrent_(build().to(dtype), generator())
+    recurrent = {name: w for name, w in layer.named_parameters() if name.startswith("weight_hh")}
+    assert recurrent
+    for W in recurrent.values():
+        blocks = [W[gate * N : (gate + 1) * N] for gate in range(gates)]
+        for block in blocks:
+            eye = torch.eye(N, dtype=dtype)
+            torch.testing.assert_close(block @ block.T, eye, rtol=0, atol=tolerance)
+            torch.testing.assert_close(block.T @ block, eye, rtol=0, atol=tolerance)
+        for first, second in pairwise(blocks):
+            assert not torch.equal(first, second)  # each block is its own draw
+
+
+@every_layer
+def test_input_weights_fill_the_glorot_interval_gate_by_gate(build, gates):
+    layer = init_recurrent_(build(), generator())
+    for name, U in layer.named_parameters():
+        if name.startswith("weight_ih"):
+            bound = math.sqrt(6 / (U.shape[1] + N))  # of one N x D block, not of the stack of all gates
+            for block in U.chunk(gates):
+                assert 0.75 * bound < block.abs().max().item() <= bound
+                assert abs(block.mean().item()) < 0.35 * bound
+
+
+@every_layer
+def test_biases_are_zero_but_for_a_forget_gate_of_one_in_total(build, gates):
+    layer = init_recurrent_(build(), generator())
+    expected = torch.zeros(gates * N)
+    if gates == 4:
+        expected[N : 2 * N] = 1.0
+    for name, bias in layer.named_parameters():
+        if name.startswith("bias_ih"):
+            assert torch.equal(bias, expected)
+        if name.startswith("bias_hh"):
+            assert torch.equal(bias, torch.zeros(gates * N))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_generator_decides_alone_and_leaves_the_global_one_alone(name):
+    layer, twin, other = (make_cell(name, D, N, 2) for _ in range(3))
+    before = torch.random.get_rng_state()
+    layer.reset_parameters(generator(3))
+    init_recurrent_(twin, generator(3))
+    init_recurrent_(other, generator(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for key, weight in layer.state_dict().items():
+        assert torch.equal(weight, twin.state_dict()[key])
+        assert weight.dim() == 1 or not torch.equal(weight, other.state_dict()[key])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_without_a_generator_the_global_seed_decides(name):
+    torch.manual_seed(5)
+    first = make_cell(name, D, N).state_dict()
+    torch.manual_seed(5)
+    second = make_cell(name, D, N)
+    for key, weight in second.state_dict().items():
+        assert torch.equal(weight, first[key])
+    second.reset_parameters(torch.Generator().manual_seed(5))
+    for key, weight in second.state_dict().items():  # the global stream and a generator of the same seed agree
+        assert torch.equal(weight, first[key])
+
+
+@pytest.mark.parametrize(("name", "slope"), [("rnn-linear", 1.0), ("rnn-sigmoid", 0.25)])
+def test_adjoints_of_the_start_keep_their_norm_or_vanish_at_the_rate_told(name, slope):
+    layer = make_cell(name, 1, 16).double()
+    layer.reset_parameters(generator())
+    h_LBN = torch.randn(1, 1, 16, dtype=torch.float64, generator=generator()).requires_grad_()
+    for lag in (1, 5, 20):
+        h_BTN, _ = layer(torch.zeros(1, lag, 1, dtype=torch.float64), h_LBN)
+        g_N = torch.randn(16, dtype=torch.float64, generator=generator(1))
+        (adjoint,) = torch.autograd.grad(h_BTN[0, -1], h_LBN, g_N)
+        ratio = (adjoint.norm() / g_N.norm()).item()
+        assert ratio <= slope**lag * (1 + 1e-12)
+        if name == "rnn-linear":
+            assert ratio == pytest.approx(1.0, rel=1e-12)
+
+
+def test_gradients_and_identity_of_the_parameters_survive():
+    layer = make_cell("gru", D, N)
+    parameters = list(layer.parameters())
+    assert init_recurrent_(layer) is layer
+    assert all(old is new for old, new in zip(parameters, layer.parameters(), strict=True))
+    assert all(parameter.requires_grad and parameter.grad_fn is None for parameter in parameters)
+
+
+@pytest.mark.parametrize(
+    ("layer", "got"),
+    [
+        (nn.Linear(3, 3), "Linear without weight_hh_l0"),
+        (nn.Sequential(nn.LSTM(3, 3)), "Sequential without weight_hh_l0"),
+        (nn.LSTM(3, 4, proj_size=2), "LSTM with [16, 2]"),
+    ],
+)
+def test_what_is_no_recurrent_layer_is_refused_and_left_as_it_was(layer, got):
+    before = {key: weight.clone() for key, weight in layer.state_dict().items()}
+    with pytest.raises(OptionError) as caught:
+        init_recurrent_(layer)
+    (problem,) = caught.value.problems
+    assert problem.got == got
+    assert "[G N, N]" in problem.expected
+    for key, weight in layer.state_dict().items():
+        assert torch.equal(weight, before[key])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_zeroed_head_puts_out_zero_and_still_learns(bias):
+    head = nn.Linear(4, 2, bias=bias)
+    assert zero_(head) is head
+    x = torch.randn(8, 4, generator=generator())
+    assert torch.equal(head(x), torch.zeros(8, 2))
+    (head(x) - 1).square().sum().backward()
+    assert head.weight.requires_grad and head.weight.grad.abs().min() > 0
