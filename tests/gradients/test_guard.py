@@ -293,6 +293,27 @@ def test_a_change_below_the_resolution_of_the_norm_counts_as_clipped():
     assert model.weight.grad.tolist() == [[1e3, 1e3]]
 
 
+def test_a_bound_beyond_float16_beside_one_that_engages():
+    model = nn.ModuleList([nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False).half()])
+    model[0].weight.grad, model[1].weight.grad = torch.tensor([[3e5]]), torch.tensor([[6e4]]).half()
+    result = clip(model, ClipValue(1e5), overrides={"0": "head"})
+    assert [gradient.item() for gradient in gradients(model)] == [1e5, 60000.0]
+    assert result.clipped
+
+
+def test_a_gradient_clipped_to_nothing_has_no_direction():
+    model = nn.Linear(2, 1, bias=False).half()
+    model.weight.grad = torch.tensor([[1.0, 2.0]], dtype=torch.float16)
+    result = clip(model, ClipValue(1e-9))  # below the smallest float16
+    assert model.weight.grad.tolist() == [[0.0, 0.0]]
+    assert (result.clipped_norm, result.clip_coef) == (0.0, 0.0)
+    assert math.isnan(result.cosine)
+    pair = nn.ModuleList([nn.Linear(1, 1, bias=False), model])
+    model.weight.grad, pair[0].weight.grad = torch.tensor([[3.0, 0.0]]).half(), torch.tensor([[4.0]])
+    result = clip(pair, {"other": ClipNorm(100.0), "head": ClipValue(1e-9)})
+    assert result.cosine == pytest.approx(0.8, rel=1e-12)
+
+
 def test_zero_gradients_and_parameters_without_one():
     model = Forecaster()
     model.head.weight.grad = torch.zeros(1, 3)

@@ -186,6 +186,11 @@ def test_parameters_that_the_guard_does_not_know_are_named_before_anything_chang
         guard.step(optimizer)
     assert_same_bits([p.grad for p in model.parameters()], gradients)
     assert_same_bits(frozen_state(model, optimizer), before)
+    with pytest.raises(OptionError, match=words):
+        guard.update(optimizer, guard.clip(guard.measure()))
+    assert_same_bits(frozen_state(model, optimizer), before)
+    assert guard.summary().steps == 0
+    backward(model, next(batches(1)))
     part = torch.optim.SGD(model.head.parameters(), lr=0.1)  # fewer parameters than the model has are fine
     assert guard.step(part).clipped
 

@@ -68,9 +68,9 @@ class Config:
     context_length: int | None = None
     cell: str = "lstm"
     hidden_size: int = 128
-    layers: int = 2
+    layers: int = 1
     segment: int | None = None
-    dropout: float = 0.1
+    dropout: float = 0.2
     head: str = "quantile"
     levels: tuple[float, ...] = (80, 95)
     bounds: tuple[float, float] = (0.0, 1.0)
@@ -79,7 +79,7 @@ class Config:
     optimizer: str = "adamw"
     lr: float | None = None
     batch_size: int = 128
-    max_steps: int = 1000
+    max_steps: int = 1200
     time_budget: float | None = None
     seed: int = 0
     id_col: str = "unique_id"

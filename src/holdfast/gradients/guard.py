@@ -32,7 +32,8 @@ class ClipResult:
         clipped: Whether any gradient was changed.
         skipped: Whether the step was non-finite: gradients, weights and optimiser state were left as they were.
         nonfinite: What was non-finite: names of parameters, `loss`, or `total_norm`.
-        cosine: Cosine between the clipped and the unclipped gradient over all parameters; nan for a skipped step.
+        cosine: Cosine between the clipped and the unclipped gradient over all parameters; nan for a skipped step
+            or where the clipped one is 0.
         norm_type: p of all these norms.
 
     Example:
@@ -360,7 +361,8 @@ def _cosine(effects: Mapping[str, Effect], l2: Mapping[str, float]) -> float:
     after = combine_norms([effect.l2 for effect in effects.values()])
     if after == 0:
         return math.nan
-    terms = [effect.cosine * (l2[role] / before) * (effect.l2 / after) for role, effect in effects.items()]
+    left = {role: effect for role, effect in effects.items() if effect.l2 > 0}
+    terms = [effect.cosine * (l2[role] / before) * (effect.l2 / after) for role, effect in left.items()]
     return min(1.0, math.fsum(terms))
 
 

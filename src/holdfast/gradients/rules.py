@@ -113,7 +113,8 @@ class ClipValue:
             -2.0
         """
         for grad in grads:
-            grad.clamp_(-self.max_value, self.max_value)
+            bound = min(self.max_value, torch.finfo(grad.dtype).max)  # float16 cannot hold every bound
+            grad.clamp_(-bound, bound)
 
 
 Rule = ClipNorm | ClipValue
@@ -127,7 +128,7 @@ class Effect:
         coef: Norm after / norm before; below 1 exactly when a gradient was changed.
         norm: Norm after, in the `norm_type` of the guard.
         l2: Euclidean norm after.
-        cosine: Cosine between the gradients before and after.
+        cosine: Cosine between the gradients before and after; nan where nothing is left.
 
     Example:
         >>> Effect(coef=0.5, norm=1.0, l2=1.0, cosine=1.0).coef
@@ -228,7 +229,7 @@ def clamp_role(rule: ClipValue, grads: Sequence[Tensor], before: Effect, norm_ty
         for grad, original in zip(grads, originals, strict=True)
     )
     # A change too small for the norm to show is still a change: coef stays below 1.
-    return Effect(min(norm / before.norm, 1 - 2**-53), norm, l2, min(1.0, cosine) if l2 > 0 else 1.0)
+    return Effect(min(norm / before.norm, 1 - 2**-53), norm, l2, min(1.0, cosine) if l2 > 0 else math.nan)
 
 
 def clauses(

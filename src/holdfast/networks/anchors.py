@@ -17,7 +17,7 @@ from holdfast.networks.scaling import masked_mean
 RECENT_SEASONS = 7  # how many seasons the seasonal mean averages, phase by phase
 
 AnchorKind = Literal["last", "season", "seasonal-mean", "recent-mean", "drift"]
-Anchor = tuple[AnchorKind, int]  # a kind and its season length (of the recent mean: how many steps)
+Anchor = tuple[AnchorKind, int]  # a kind and its season length (recent mean: how many steps; last and drift: 1)
 
 
 def candidate_anchors(seasons: Sequence[int], horizon: int) -> tuple[Anchor, ...]:

@@ -14,8 +14,8 @@ from holdfast.series.store import SeriesStore
 
 Floats = NDArray[np.float64]
 
-SERIES = 200  # sampled at most
-VALUES = 2**18  # looked at in all
+SERIES = 128  # sampled at most
+VALUES = 2**17  # looked at in all
 ROWS = 24  # a series with fewer shows no season
 PER_OCTAVE = 3  # lags between one power of two and the next that are looked at closely
 SHARE = 0.1  # of the sampled series must show a season
@@ -53,11 +53,14 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
       average takes out trends; a random walk exceeds 1.6 / sqrt(m) once in 5000 times;
     * r falls below zero before lag p (a slow change would not), and r(2 p) is still 0.6 r(p) (a cycle of varying
       length would have lost it);
-    * what it leaves unexplained, 1 - r(p), is clearly (10 % and 3 / sqrt(rows)) less than that of every season q known
-      already, around a moving average of min(p, q) rows. A mere multiple of a season is not better than the season;
+    * what it leaves unexplained, the variance of y_t - y_{t-p} with or without a moving average, is clearly (10 % and
+      3 / sqrt(rows)) less than that of every season known already, which a mere multiple of a season is not;
     * neither 2 p nor 3 p is clearly better than p, as they are for half of a season.
 
-    At most 200 series, evenly spaced, and their last rows (2**18 in all) are looked at.
+    The shortest such lag is the first season if none is known; after that comes, again and again, the lag that most
+    series call one more season.
+
+    At most 128 series, evenly spaced, and their last rows (2**17 in all) are looked at.
 
     Args:
         store: The series.
@@ -80,12 +83,10 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
     if not values.size:
         return tuple(seasons)
     chosen = [season.length for season in seasons]
-    for peak in _candidates(values):
-        lag = _sharpen(values, peak)
-        reason = None if lag in chosen else _judge(values, lag, chosen)
-        if reason is not None:
-            seasons.append(Season(lag, reason))
-            chosen.append(lag)
+    lags = sorted({_sharpen(values, peak) for peak in _candidates(values)})
+    while (found := _strongest(values, lags, chosen)) is not None:
+        seasons.append(found)
+        chosen.append(found.length)
     return tuple(seasons)
 
 
@@ -183,7 +184,7 @@ def _sharpen(values: Floats, peak: int) -> int:
     """The lag near a peak whose multiples correlate best: an error of one step is one of four at the fourth multiple."""
     rows = _rows(values)
     values = values[rows >= 3 * peak]
-    reach, times = max(1, peak // 12), np.arange(1, max(2, min(8, int(rows.max()) // (2 * peak))) + 1)
+    reach, times = max(1, peak // 12), np.arange(1, max(2, min(64, int(rows.max()) // (2 * peak))) + 1)
     near = np.arange(max(2, peak - reach), peak + reach + 1)
     lags = near[:, None] * times
     correlation = autocorrelation(values, peak, min(int(lags.max()), values.shape[1] - 1))
@@ -195,35 +196,67 @@ def _sharpen(values: Floats, peak: int) -> int:
     return int(near[comb.argmax()])
 
 
-def _judge(values: Floats, lag: int, chosen: list[int]) -> str | None:
-    """Why this lag is one more season, or None if it is not."""
-    long_enough = _rows(values) >= 3 * lag
-    values, rows = values[long_enough], _rows(values)[long_enough]
-    correlation = autocorrelation(values, lag, min(3 * lag, values.shape[1] - 1))
+def _strongest(values: Floats, lags: list[int], chosen: list[int]) -> Season | None:
+    """The lag that most series call one more season; the shortest one as long as none is known."""
+    best, most = None, 0
+    for lag in lags:
+        if lag in chosen:
+            continue
+        enough = _rows(values) >= 3 * lag
+        votes = _votes(values[enough], lag, chosen)
+        if votes.sum() > most and votes.sum() >= SHARE * len(votes):
+            best, most = Season(lag, _found(values[enough], votes, lag, chosen)), int(votes.sum())
+            if not chosen:
+                break
+    return best
+
+
+def _votes(values: Floats, lag: int, chosen: list[int]) -> NDArray[np.bool_]:
+    """Which series call this lag a season [k]."""
+    rows = _rows(values)
+    correlation = autocorrelation(values, lag, min(2 * lag, values.shape[1] - 1))
     at_lag = correlation[:, lag]
-    says_so = at_lag >= np.maximum(LOWEST, CERTAINTY * SPREAD / np.sqrt(rows / lag))
-    says_so &= correlation[:, 1:lag].min(1) < 0
-    says_so &= (rows < 4 * lag) | (correlation[:, 2 * lag] >= RETURN * at_lag)
+    votes = at_lag >= np.maximum(LOWEST, CERTAINTY * SPREAD / np.sqrt(rows / lag))
+    votes &= correlation[:, 1:lag].min(1) < 0
+    votes &= (rows < 4 * lag) | (correlation[:, -1] >= RETURN * at_lag)
     for season in chosen:
-        says_so &= _clearly_better(values, lag, season, rows)
+        votes &= _clearly_better(values, lag, season, rows)
     for times in (2, 3):
-        says_so &= ~_clearly_better(values, times * lag, lag, rows) | (rows < (times + 1) * lag)
-    if not says_so.any() or says_so.sum() < SHARE * len(values):
-        return None
-    known = [float(np.median(correlation[says_so, other])) for other in chosen if other < correlation.shape[1]]
+        votes &= ~_clearly_better(values, times * lag, lag, rows) | (rows < (times + 1) * lag)
+    return votes
+
+
+def _found(values: Floats, votes: NDArray[np.bool_], lag: int, chosen: list[int]) -> str:
+    """What the series that voted for a season show."""
+    correlation = np.median(autocorrelation(values[votes], lag, values.shape[1] - 1), axis=0)
+    known = [float(correlation[season]) for season in chosen if season < len(correlation)]
     against = f" against {max(known):.2f} at the seasons before" if known else ""
-    level = float(np.median(at_lag[says_so]))
-    return f"found: autocorrelation {level:.2f} at lag {lag}{against}, in {says_so.sum()} of {len(values)} series"
+    return (
+        f"found: autocorrelation {correlation[lag]:.2f} at lag {lag}{against}, in {votes.sum()} of {len(votes)} series"
+    )
 
 
 def _clearly_better(values: Floats, lag: int, season: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a lag leaves clearly less unexplained than a season does [k]."""
-    longest = max(lag, season)
-    if longest >= values.shape[1]:
-        return np.full(len(values), longest == season)  # nothing is known of a season longer than the data
-    correlation = autocorrelation(values, min(lag, season), longest)
-    unexplained, before = 1 - correlation[:, lag], 1 - correlation[:, season]
-    return (unexplained < (1 - GAIN - 3 / np.sqrt(rows)) * before) & (before > 1e-9)
+    if max(lag, season) >= values.shape[1]:
+        return np.full(len(values), lag < season)  # nothing is known of a season longer than the data
+    better = np.zeros(len(values), dtype=bool)
+    around = _around_average(values, min(lag, season))
+    # As they are, a walk or a trend speaks for the shorter lag: only the longer one can win there.
+    for rest in (around, values) if lag > season else (around,):
+        unexplained, before = _difference_variance(rest, lag), _difference_variance(rest, season)
+        better |= unexplained < (1 - GAIN - 3 / np.sqrt(rows)) * np.where(before > 1e-12, before, 0.0)
+    return better
+
+
+def _difference_variance(values: Floats, lag: int) -> Floats:
+    """Var(y_t - y_{t-lag}) of each series, nan where there is no pair [k]."""
+    difference = values[:, lag:] - values[:, :-lag]
+    seen = np.isfinite(difference)
+    pairs, difference = seen.sum(1), np.where(seen, difference, 0.0)
+    mean = difference.sum(1) / np.maximum(pairs, 1)
+    variance = (difference**2).sum(1) / np.maximum(pairs, 1) - mean**2
+    return np.where(pairs > 1, variance, np.nan)
 
 
 def _around_average(values: Floats, window: int) -> Floats:

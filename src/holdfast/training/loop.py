@@ -52,7 +52,7 @@ class TrainingConfig:
     lr: float | None = None
     weight_decay: float = 1e-2
     batch_size: int = 128
-    max_steps: int = 1000
+    max_steps: int = 1200
     time_budget: float | None = None
     clip: str = "norm:1.0"
     clip_roles: tuple[Role, ...] = ("input", "recurrent", "bias", "other")

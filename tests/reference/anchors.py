@@ -1,0 +1,55 @@
+"""Window normalisation and naive forecasts, one value at a time. Values are floats, None where missing."""
+
+from __future__ import annotations
+
+import math
+
+
+def observed(values):
+    return [value for value in values if value is not None]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def level_and_spread(values, recent):
+    """Mean of the recent values, and the mean distance from it of all; the level itself where nothing varies."""
+    seen = observed(values)
+    loc = mean(observed(values[-recent:]) or seen or [0.0])
+    spread = mean([abs(value - loc) for value in seen] or [0.0])
+    constant = spread <= 1e-9 * abs(loc)
+    return loc, (abs(loc) or 1.0) if constant else spread
+
+
+def naive_error(values, season):
+    """Mean |y_t - y_{t-m}|; 1 without a pair."""
+    pairs = [
+        abs(values[t] - values[t - season])
+        for t in range(season, len(values))
+        if values[t] is not None and values[t - season] is not None
+    ]
+    return mean(pairs or [1.0])
+
+
+def forecast(values, kind, season, horizon):
+    """Naive forecasts of `horizon` steps; an empty context gives 0."""
+    T = len(values)
+    seen = [t for t in range(T) if values[t] is not None]
+    last = values[seen[-1]] if seen else 0.0
+    result = []
+    for k in range(1, horizon + 1):
+        same_phase = range(T - 1 + k - season * math.ceil(k / season), -1, -season)
+        if kind == "last":
+            candidates = [last]
+        elif kind == "season":
+            candidates = observed([values[t] for t in same_phase])[:1]
+        elif kind == "seasonal-mean":
+            candidates = observed([values[t] for t in same_phase[:7]])
+        elif kind == "recent-mean":
+            candidates = observed(values[-season:])
+        else:
+            rise = (last - values[seen[0]]) / (seen[-1] - seen[0]) if len(seen) > 1 else 0.0
+            candidates = [last + k * rise]
+        result.append(mean(candidates or [last]))
+    return result
