@@ -19,6 +19,7 @@ app = typer.Typer(
     name="holdfast",
     help="Recurrent forecasters that do not blow up: a table of time series in, a probabilistic forecast out.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -230,6 +231,9 @@ def _train(run: Callable[[Any], Any], kept: Path | None) -> None:
     out.print(forecaster.summary(), highlight=False, soft_wrap=True)
 
 
+_SCORE_TITLES = {"mase": "MASE", "smape": "sMAPE, %", "rmse": "RMSE", "scaled_crps": "scaled CRPS"}
+
+
 def _print_scores(scores: dict[str, dict[str, float]]) -> None:
     if not scores:
         return
@@ -237,8 +241,9 @@ def _print_scores(scores: dict[str, dict[str, float]]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, pair in scores.items():
+        title = _SCORE_TITLES.get(name) or f"coverage of {name.removeprefix('coverage_level')} %"
         cells = [f"{pair[model]:.3f}" if model in pair else "" for model in ("holdfast", "seasonal_naive")]
-        table.add_row(name, *cells)
+        table.add_row(title, *cells)
     out.print(table)
 
 

@@ -53,20 +53,49 @@ class HoldfastError(Exception):
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[HoldfastError], tuple[tuple[Problem, ...]]]:
+        """Copy and send to other processes by the problems, not by the text that they make."""
+        return type(self), (self.problems,)
+
 
 class DataError(HoldfastError):
-    """The user's table cannot be forecast as it is."""
+    """The user's table cannot be forecast as it is.
+
+    Example:
+        >>> raise DataError(Problem("sales.csv, line 7, series 'a'", "a number", "'n/a'", "leave the field empty"))
+        Traceback (most recent call last):
+        ...
+        holdfast.errors.DataError: sales.csv, line 7, series 'a'
+          expected: a number
+          got:      'n/a'
+          to do:    leave the field empty
+    """
 
 
 class OptionError(HoldfastError):
-    """An option has a value that cannot work."""
+    """An option has a value that cannot work.
+
+    Example:
+        >>> OptionError(Problem("option --layers", "1 or more", "0", "give --layers 1")).problems[0].where
+        'option --layers'
+    """
 
 
 class RunDirectoryError(HoldfastError):
-    """A run directory, or a file in it, is missing, damaged or not one of holdfast's."""
+    """A run directory, or a file in it, is missing, damaged or not one of holdfast's.
+
+    Example:
+        >>> RunDirectoryError(Problem("run", "a run directory", "a file", "give the directory of a fit")).exit_code
+        1
+    """
 
 
 class TrainingError(HoldfastError):
-    """A run failed beyond recovery, for instance because every step was non-finite."""
+    """A run failed beyond recovery, for instance because every step was non-finite.
+
+    Example:
+        >>> TrainingError(Problem("step 12", "a finite loss", "nan", "give --lr 0.0001")).exit_code
+        3
+    """
 
     exit_code = 3

@@ -14,7 +14,6 @@ from holdfast.networks.anchors import anchor_forecasts, candidate_anchors, fold,
 from holdfast.networks.forecaster import naive_error as fast_naive_error
 
 
-
 def every_kind(season):
     return [("last", 1), ("season", season), ("seasonal-mean", season), ("recent-mean", season), ("drift", 1)]
 

@@ -17,8 +17,9 @@ from holdfast.forecasting.backtest import backtest_table
 from holdfast.forecasting.config import Config, config_facts, config_of
 from holdfast.forecasting.metrics import mean_scores, score_table, skill
 from holdfast.forecasting.plan import make_network, plan_task, training_config
+from holdfast.forecasting.predict import forecast_table
 from holdfast.networks import ForecastNetwork, NetworkConfig
-from holdfast.series import Checked, Columns, Kind, Season, SeriesStore, check_table, find_seasons
+from holdfast.series import Checked, Columns, Kind, Season, SeriesStore, check_table, find_seasons, write_table
 from holdfast.telemetry import Outlook, TelemetryLog
 from holdfast.training import Progress, Task, load_tensors, load_weights, save_tensors, train
 from holdfast.windows import Windows
@@ -111,6 +112,12 @@ def prepare(
     return Prepared(config, checked, seasons, kind)
 
 
+def user_names(config: Config, table: pl.DataFrame) -> pl.DataFrame:
+    """A table with the user's own column names instead of the canonical ones."""
+    names = {"unique_id": config.id_col, "ds": config.time_col, "y": config.target_col}
+    return table.rename({old: new for old, new in names.items() if old in table.columns})
+
+
 def device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -126,8 +133,9 @@ def plan(prepared: Prepared, kept_back: int = 0) -> Task:
 def start_run(run: Path, prepared: Prepared, task: Task) -> None:
     """Make the run directory, with all that a resume needs."""
     rundir.new_run(run)
-    fingerprint = rundir.write_series(run, prepared.checked.table)
-    rundir.write_manifest(run, _manifest(prepared, task.network, fingerprint, complete=False))
+    (run / rundir.CHECKPOINT).parent.mkdir()
+    write_table(prepared.checked.table, run / rundir.SERIES)
+    _write_manifest(run, prepared, task.network, complete=False)
 
 
 def run_training(
@@ -171,11 +179,14 @@ def held_out_metrics(prepared: Prepared, task: Task, progress: Progress, log: Te
 
 
 def write_fitted(run: Path, fitted: Fitted) -> None:
-    """Write model, metrics and manifest into an existing run directory."""
-    save_tensors(run / rundir.MODEL_FILE, fitted.network.state_dict(), {})
+    """Write model, metrics, forecast and, last of all, a complete manifest into a directory that holds the series."""
+    prepared, network = fitted.prepared, fitted.network
+    save_tensors(run / rundir.MODEL_FILE, network.state_dict(), {})
     rundir.write_json(run / rundir.METRICS, fitted.metrics)
-    fingerprint = rundir.write_series(run, fitted.prepared.checked.table)
-    rundir.write_manifest(run, _manifest(fitted.prepared, fitted.network, fingerprint, complete=True))
+    if not prepared.config.future:  # what lies ahead is not known here
+        forecast = forecast_table(network, prepared.store, fitted.windows, prepared.config.levels)
+        write_table(user_names(prepared.config, forecast), run / rundir.FORECAST)
+    _write_manifest(run, prepared, network, complete=True)
 
 
 def read_prepared(run: Path) -> tuple[Prepared, NetworkConfig, rundir.Manifest]:
@@ -242,8 +253,8 @@ def skill_line(metrics: Mapping[str, Any]) -> str:
     return f"skill {value:.3f}: no skill, seasonal naive is better {held_out}; prefer it"
 
 
-def _manifest(prepared: Prepared, network: ForecastNetwork, fingerprint: str, *, complete: bool) -> rundir.Manifest:
-    return rundir.Manifest(
+def _write_manifest(run: Path, prepared: Prepared, network: ForecastNetwork, *, complete: bool) -> None:
+    manifest = rundir.Manifest(
         config=config_facts(prepared.config),
         network=asdict(network.config),
         seasons=tuple((season.length, season.reason) for season in prepared.seasons),
@@ -251,10 +262,11 @@ def _manifest(prepared: Prepared, network: ForecastNetwork, fingerprint: str, *,
         freq=prepared.store.freq.text,
         kind=prepared.kind,
         categories=prepared.checked.categories,
-        fingerprint=fingerprint,
+        fingerprint=rundir.fingerprint(run),
         complete=complete,
         libraries=rundir.library_versions(),
     )
+    rundir.write_manifest(run, manifest)
 
 
 def _share(flags: list[bool]) -> float:

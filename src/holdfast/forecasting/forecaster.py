@@ -25,11 +25,12 @@ from holdfast.forecasting.fitted import (
     run_training,
     start_run,
     summary_lines,
+    user_names,
     write_fitted,
 )
 from holdfast.forecasting.plan import make_network
 from holdfast.forecasting.predict import forecast_table
-from holdfast.series import Kind, SeriesStore, as_polars, check_table, like, read_table
+from holdfast.series import Kind, SeriesStore, as_polars, check_table, like, read_table, write_table
 from holdfast.telemetry import Outlook
 from holdfast.windows import Windows
 
@@ -106,7 +107,7 @@ class Forecaster(Config):
             kind, store = self._store_of(fitted.prepared, df, future)
         windows = Windows.from_store(store, next(fitted.network.parameters()).device)
         table = forecast_table(fitted.network, store, windows, self.levels)
-        return like(self._renamed(table), kind)
+        return like(user_names(self, table), kind)
 
     def backtest(self, df: Any, n_windows: int = 3, *, show: Show | None = None) -> Any:
         """Fit before the last windows of a table, then forecast each of them from its own cutoff.
@@ -128,7 +129,7 @@ class Forecaster(Config):
             OptionError: `n_windows` is not a whole number of at least 1.
         """
         fitted, table = backtest_fitted(self, df, n_windows, show=show)
-        return like(self._renamed(table), fitted.prepared.kind)
+        return like(user_names(self, table), fitted.prepared.kind)
 
     def save(self, path: Path | str) -> None:
         """Write a new run directory, from which `load` makes this forecaster again.
@@ -138,7 +139,9 @@ class Forecaster(Config):
             RunDirectoryError: The directory holds something already.
         """
         fitted = self.fitted
-        write_fitted(rundir.new_run(Path(path)), fitted)
+        run = rundir.new_run(Path(path))
+        write_table(fitted.prepared.checked.table, run / rundir.SERIES)
+        write_fitted(run, fitted)
 
     @classmethod
     def load(cls, path: Path | str) -> Forecaster:
@@ -170,7 +173,11 @@ class Forecaster(Config):
             RunDirectoryError: The directory is not a run, or a file in it is damaged or not the original.
         """
         run = Path(path)
-        prepared, network_config, _ = read_prepared(run)
+        prepared, network_config, manifest = read_prepared(run)
+        if manifest.complete and not (run / rundir.CHECKPOINT).exists():
+            expected = "a run with its training state, as `fit` with --out keeps it"
+            fix = "load it to forecast, or fit again with --out"
+            raise RunDirectoryError(Problem(str(run), expected, "a saved forecaster", fix))
         if max_steps is not None:
             prepared = replace(prepared, config=replace(prepared.config, max_steps=max_steps))
         task = plan(prepared)
@@ -205,10 +212,6 @@ class Forecaster(Config):
         """Options are frozen; what was learned with them is the one thing that changes."""
         object.__setattr__(self, "_fitted", fitted)
         return self
-
-    def _renamed(self, table: pl.DataFrame) -> pl.DataFrame:
-        names = {"unique_id": self.id_col, "ds": self.time_col, "y": self.target_col}
-        return table.rename({old: new for old, new in names.items() if old in table.columns})
 
     def _store_of(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, SeriesStore]:
         columns = columns_of(prepared.config)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from holdfast.errors import Problem, RunDirectoryError
 
@@ -68,29 +67,26 @@ def new_run(path: Path) -> Path:
         fix = f"choose another --out, or continue it with: holdfast resume {path}"
         raise RunDirectoryError(Problem(str(path), "a new or empty directory", got, fix))
     path.mkdir(parents=True, exist_ok=True)
-    (path / CHECKPOINT).parent.mkdir(exist_ok=True)
     return path
 
 
-def write_series(run: Path, table: pl.DataFrame) -> str:
-    """Keep the series in the run, and return their fingerprint."""
-    part = (run / SERIES).with_suffix(".part")
-    table.write_parquet(part)
-    part.replace(run / SERIES)
-    return _sha256(run / SERIES)
+def fingerprint(run: Path) -> str:
+    """SHA-256 of the series of a run."""
+    with (run / SERIES).open("rb") as handle:
+        return hashlib.sha256(handle.read()).hexdigest()
 
 
-def read_series(run: Path, fingerprint: str) -> pl.DataFrame:
+def read_series(run: Path, expected: str) -> pl.DataFrame:
     """The series of a run.
 
     Raises:
         RunDirectoryError: The file is missing or is not the one that was written.
     """
     path = run / SERIES
-    got = _sha256(path) if path.is_file() else "no such file"
-    if got != fingerprint:
+    got = fingerprint(run) if path.is_file() else "no such file"
+    if got != expected:
         fix = "restore the file that the run was started with, or fit again"
-        raise RunDirectoryError(Problem(str(path), f"SHA-256 {fingerprint[:16]}...", got[:16], fix))
+        raise RunDirectoryError(Problem(str(path), f"SHA-256 {expected[:16]}...", got[:16], fix))
     return pl.read_parquet(path)
 
 
@@ -146,16 +142,6 @@ def read_manifest(run: Path) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = Problem(str(path), "a whole manifest", f"{type(error).__name__}: {error}", "restore it, or fit again")
         raise RunDirectoryError(problem) from error
-
-
-def thread_count() -> int:
-    """Threads of one operation; results are bit-identical only for the same number."""
-    return torch.get_num_threads()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.sha256(handle.read()).hexdigest()
 
 
 def _finite(value: Any) -> Any:

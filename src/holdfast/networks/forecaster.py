@@ -72,7 +72,7 @@ class Standardise(nn.Module):
     def learn(self, rows_RC: Tensor) -> None:
         """Take the columns' means and deviations from rows; those with a nan are left out."""
         known_RC = rows_RC[torch.isfinite(rows_RC).all(1)].double()
-        if len(known_RC):
+        if known_RC.numel():
             mean_C, deviation_C = known_RC.mean(0), known_RC.std(0, correction=0)
             # below this share of the mean a deviation is rounding: dividing by it would blow up the first new value
             varies_C = deviation_C > SMALLEST_DEVIATION * mean_C.abs()

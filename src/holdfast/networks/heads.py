@@ -374,7 +374,7 @@ class NegativeBinomialHead(Head):
     def parameters(self, mix_BF: Tensor, unit_B: Tensor, raw_BFP: Tensor, scale: WindowScale) -> HeadParameters:
         """(mu, alpha), both float64; mu in the units of the data, above 0."""
         anchor_BF = scale.restore(mix_BF).clamp(min=SMALLEST_MEAN)
-        start_BF = ((unit_B * scale.scale_B)[:, None] ** 2 - anchor_BF) / anchor_BF**2
+        start_BF = ((unit_B * scale.scale_B)[:, None] / anchor_BF) ** 2 - 1 / anchor_BF
         raw_BFP = raw_BFP.double()
         mu_BF = anchor_BF * (LARGEST_LOG_RATIO * torch.tanh(raw_BFP[..., 0] / LARGEST_LOG_RATIO)).exp()
         alpha_BF = start_BF.clamp(*START_DISPERSIONS) * _width(raw_BFP[..., 1])
@@ -391,7 +391,7 @@ class NegativeBinomialHead(Head):
             - torch.lgamma(y_BF + 1)
             - r_BF * torch.log1p(mu_BF / r_BF)
             + y_BF * log_share_BF
-        ).float()
+        )
 
     def point(self, parameters: HeadParameters) -> Tensor:
         """The mean."""

@@ -35,6 +35,15 @@ def forecast_figure(
 
     Raises:
         OptionError: matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> history = pl.DataFrame({"unique_id": "a", "ds": [1, 2, 3], "y": [1.0, 2.0, 1.0]})
+        >>> ahead = pl.DataFrame({"unique_id": "a", "ds": [4, 5], "holdfast": [2.0, 1.0]})
+        >>> path = Path(tempfile.mkdtemp()) / "a.png"
+        >>> forecast_figure(path, history, [ahead], ["a"], steps=3, title="one series")
+        >>> path.read_bytes()[1:4]
+        b'PNG'
     """
     try:
         from matplotlib.figure import Figure
@@ -45,7 +54,7 @@ def forecast_figure(
     panels = figure.subplots(len(ids), 1, squeeze=False)[:, 0]
     for panel, unique_id in zip(panels, ids, strict=True):
         past = history.filter(pl.col("unique_id") == unique_id).tail(steps)
-        panel.plot(past["ds"], past["y"], color=INK, linewidth=1.2, label="observed")
+        panel.plot(past["ds"], past["y"], color=INK, linewidth=1.2, zorder=3, label="observed")
         for number, table in enumerate(forecasts):
             _draw(panel, table.filter(pl.col("unique_id") == unique_id), first=number == 0)
         panel.set_title(str(unique_id), loc="left", fontsize=10)

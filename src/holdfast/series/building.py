@@ -13,10 +13,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from holdfast.series.calendar import Ints, calendar_features
-from holdfast.series.findings import EXAMPLES, Findings, listed
+from holdfast.series.calendar import calendar_features
+from holdfast.series.findings import Findings, listed
 from holdfast.series.grid import Grid
 from holdfast.series.store import SeriesStore
+from holdfast.series.times import Ints
 from holdfast.series.values import Columns
 
 Floats = NDArray[np.float32]
@@ -92,21 +93,20 @@ def code_static(
 
 def _check_constant(rows: pl.Series, values: pl.Series, grid: Grid, findings: Findings) -> None:
     """Report rows whose value differs from the first one of their series."""
-    changed = np.flatnonzero((rows != values.gather(grid.series)).fill_null(False).to_numpy())
-    if len(changed):
-        shown = [f"{rows[int(i)]!r} of series {grid.ids[int(grid.series[i])]!r}" for i in changed[:EXAMPLES]]
-        got = f"a change: {findings.rows(shown, grid.order[changed[:EXAMPLES]], len(changed))}"
+    changed = (rows != values.gather(grid.series)).fill_null(False).arg_true().to_list()
+    if changed:
+        got = f"a change: {listed(changed, lambda i: f'{rows[i]!r} of {grid.name_row(i, findings)}')}"
         fix = "give it with --future or --past if it varies in time, else correct it"
         findings.report(f"column {rows.name!r}", expected="one value within each series", got=got, fix=fix)
 
 
 def _check_known(values: pl.Series, known: list[str], findings: Findings) -> None:
     """Report text that one-hot coding has no column for."""
-    unknown = [repr(word) for word in values.drop_nulls().unique(maintain_order=True) if word not in set(known)]
+    unknown = [word for word in values.drop_nulls().unique(maintain_order=True) if word not in set(known)]
     if unknown:
-        expected = f"a value that the model knows: {listed([repr(word) for word in known], len(known))}"
+        expected = f"a value that the model knows: {listed(known)}"
         fix = "map it to one of these, or fit again"
-        findings.report(f"column {values.name!r}", expected=expected, got=listed(unknown, len(unknown)), fix=fix)
+        findings.report(f"column {values.name!r}", expected=expected, got=listed(unknown), fix=fix)
 
 
 def build_store(placed: Placed, columns: Columns, static: Static, future: Floats | None) -> SeriesStore:

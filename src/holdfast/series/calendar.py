@@ -9,26 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from holdfast.errors import DataError, OptionError, Problem
-
-Ints = NDArray[np.int64]
+from holdfast.series.times import Ints, from_wall, to_wall
 
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
 _WEEK = 7 * _DAY
 _MICROSECONDS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": _HOUR, "d": _DAY, "w": _WEEK}
 _MONTHS = {"mo": 1, "q": 3, "y": 12, "me": 1, "qe": 3, "ye": 12}
-_PANDAS = {
-    **{"L": "ms", "S": "s", "T": "m", "min": "m", "H": "h", "D": "d", "B": "b", "W": "w"},
-    **{"MS": "mo", "M": "me", "ME": "me", "QS": "q", "Q": "qe", "QE": "qe"},
-    **{"YS": "y", "AS": "y", "Y": "ye", "A": "ye", "YE": "ye"},
-}
+_PANDAS = {"L": "ms", "S": "s", "T": "m", "min": "m", "H": "h", "D": "d", "B": "b", "W": "w", "M": "me", "MS": "mo"}
+_PANDAS |= {"ME": "me", "Q": "qe", "QS": "q", "QE": "qe", "A": "ye", "AS": "y", "Y": "ye", "YS": "y", "YE": "ye"}
 _UNITS = {"b": "b", **{unit: unit for unit in (*_MICROSECONDS, *_MONTHS)}, **_PANDAS}
 _LARGER = [("ms", 1000, "s"), ("s", 60, "m"), ("m", 60, "h"), ("d", 7, "w")]
 _LARGER += [("mo", 3, "q"), ("q", 4, "y"), ("me", 3, "qe"), ("qe", 4, "ye")]
@@ -68,7 +64,7 @@ class Freq:
             >>> Freq.parse("12mo").text, Freq.parse("W-SUN").text, Freq.parse("2").text
             ('1y', '1w', 2)
         """
-        match = re.fullmatch(r"(\d*)([A-Za-z]*)(-[A-Z]{3})?", str(text).strip())
+        match = re.fullmatch(r"(?=\w)(\d*)([A-Za-z]*)(-[A-Z]{3})?", str(text).strip())
         count, unit = (int(match[1] or 1), match[2]) if match else (0, "")
         if isinstance(text, bool) or count < 1 or (unit not in ("", "i") and unit not in _UNITS):
             raise OptionError(Problem("option --freq", FREQ_FORMS, repr(text), "write for instance --freq 1h"))
@@ -160,7 +156,7 @@ class Freq:
             >>> Freq.parse("1b").at(fridays, np.array([1, -1])).to_list()
             [datetime.date(2024, 3, 4), datetime.date(2024, 3, 7)]
         """
-        wall = _wall(starts, local=not self.sub_daily)
+        wall = to_wall(starts, local=not self.sub_daily)
         if self.unit == "":
             moved = wall + steps * self.count
         elif self.unit == "b":
@@ -169,7 +165,7 @@ class Freq:
             moved = _add_months(wall, steps * self.count * _MONTHS[self.unit], end=self.unit.endswith("e"))
         else:
             moved = wall + steps * (self.count * _MICROSECONDS[self.unit])
-        return _times(moved, starts.dtype, local=not self.sub_daily)
+        return from_wall(moved, starts.dtype, local=not self.sub_daily)
 
     def steps(self, starts: pl.Series, times: pl.Series) -> Ints:
         """How many whole steps lie between each start and its time; the inverse of `at` for times on the grid.
@@ -179,7 +175,7 @@ class Freq:
             >>> Freq.parse("1mo").steps(starts, pl.Series([date(2024, 2, 29), date(2025, 1, 31)])).tolist()
             [1, 12]
         """
-        first, wall = (_wall(series, local=not self.sub_daily) for series in (starts, times))
+        first, wall = (to_wall(series, local=not self.sub_daily) for series in (starts, times))
         if self.unit == "":
             return (wall - first) // self.count
         if self.unit == "b":
@@ -206,17 +202,18 @@ def infer_freq(times: pl.Series, ids: pl.Series | None = None, source: str = "th
         >>> infer_freq(pl.Series([date(2024, 1, 31), date(2024, 2, 29), date(2024, 3, 31)]))
         Freq(text='1me')
     """
-    local = _wall(times, local=True)
+    local = to_wall(times, local=True)
     ahead = np.ones(len(times) - 1, dtype=bool) if ids is None else (ids != ids.shift(1))[1:].not_().to_numpy()
-    ahead &= np.diff(local if times.dtype.is_integer() else _wall(times, local=False)) > 0
+    ahead &= np.diff(local if times.dtype.is_integer() else to_wall(times, local=False)) > 0
     if not ahead.any():
         got = "no series with two different times"
         raise DataError(Problem(f"{source}, times", "a frequency to read off", got, "give it, for instance --freq 1d"))
     if times.dtype.is_integer():
         return Freq(_most_common(np.diff(local)[ahead], source, lambda step: str(step)))
-    if np.ptp(local % _DAY) == 0:
+    _, rows = np.unique(local % _DAY, return_counts=True)
+    if rows.max() > 0.6 * len(local):  # 12-hourly data have two times of day; a few odd ones are errors
         return _infer_calendar(local // _DAY, ahead, source)
-    step = _most_common(np.diff(_wall(times, local=False))[ahead], source, lambda step: f"{step / 1e6:g} s")
+    step = _most_common(np.diff(to_wall(times, local=False))[ahead], source, lambda step: f"{step / 1e6:g} s")
     unit = next((unit for unit in ("h", "m", "s", "ms") if step % _MICROSECONDS[unit] == 0), None)
     if unit is None:
         got = f"steps of {step} microseconds"
@@ -242,7 +239,7 @@ def calendar_features(times: pl.Series, freq: Freq) -> tuple[tuple[str, ...], ND
         >>> names, features.round(3).tolist()
         (('month_of_year_sin', 'month_of_year_cos'), [[0.0, 1.0], [0.0, -1.0]])
     """
-    wall = _wall(times, local=True)
+    wall = to_wall(times, local=True)
     phases: dict[str, NDArray[np.float64]] = {}
     if freq.sub_daily and (freq.count * _MICROSECONDS[freq.unit]) % _DAY:
         phases["hour_of_day"] = (wall % _DAY) / _DAY
@@ -260,66 +257,6 @@ def calendar_features(times: pl.Series, freq: Freq) -> tuple[tuple[str, ...], ND
     for position, (_, values) in enumerate(columns):
         features[:, position] = values.round(7)
     return tuple(name for name, _ in columns), features
-
-
-def parse_times(text: pl.Series) -> pl.Series:
-    """Read ISO text as whole numbers, dates or datetimes; null where it is none of the kind that most rows are.
-
-    Months ("2024-01") are read as their first day; times with an offset or Z come out in UTC.
-
-    Example:
-        >>> parse_times(pl.Series(["2024-01-31 13:00", "2024-01-31T14:00:00"])).to_list()
-        [datetime.datetime(2024, 1, 31, 13, 0), datetime.datetime(2024, 1, 31, 14, 0)]
-        >>> parse_times(pl.Series(["2024-01", "n/a"])).to_list()
-        [datetime.date(2024, 1, 1), None]
-    """
-    text = text.str.strip_chars().str.replace(r"^(\d{4}-\d\d-\d\d)T", "$1 ")
-    sample = text.drop_nulls().head(1000)
-    kinds = (_integers, _dates, _naive_datetimes, _zoned_datetimes)
-    fewest = min(kinds, key=lambda read: read(sample).null_count())
-    parsed = fewest(text)
-    if fewest is _dates and parsed.null_count() > text.null_count():
-        datetimes = _naive_datetimes(text)  # dates at first, times of day further down
-        return datetimes if datetimes.null_count() < parsed.null_count() else parsed
-    return parsed
-
-
-def is_clock_change(times: pl.Series) -> NDArray[np.bool_]:
-    """Whether clocks are put forward or back at these times somewhere: on a Sunday night in spring or autumn.
-
-    Only datetimes without a zone can suffer from it.
-    """
-    if not isinstance(times.dtype, pl.Datetime) or times.dtype.time_zone is not None:
-        return np.zeros(len(times), dtype=bool)
-    sunday_night = (times.dt.weekday() == 7) & (times.dt.hour() <= 3)
-    return np.asarray((sunday_night & times.dt.month().is_in([3, 4, 9, 10, 11])).to_numpy())
-
-
-def _integers(text: pl.Series) -> pl.Series:
-    return text.cast(pl.Int64, strict=False)
-
-
-def _dates(text: pl.Series) -> pl.Series:
-    days = text.str.to_date("%Y-%m-%d", strict=False)
-    return days.fill_null((text + "-01").str.to_date("%Y-%m-%d", strict=False)) if days.has_nulls() else days
-
-
-def _naive_datetimes(text: pl.Series) -> pl.Series:
-    parsed = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
-    for shorter in ("%Y-%m-%d %H:%M", "%Y-%m-%d"):
-        if parsed.null_count() > text.null_count():
-            parsed = parsed.fill_null(text.str.to_datetime(shorter, time_unit="us", strict=False))
-    return parsed
-
-
-def _zoned_datetimes(text: pl.Series) -> pl.Series:
-    utc = text.str.replace(r"[Zz]$", "+00:00")
-    parsed = utc.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
-    if parsed.null_count() > text.null_count():
-        parsed = parsed.fill_null(
-            utc.str.to_datetime("%Y-%m-%d %H:%M%:z", time_unit="us", time_zone="UTC", strict=False)
-        )
-    return parsed
 
 
 def _infer_calendar(days: Ints, ahead: NDArray[np.bool_], source: str) -> Freq:
@@ -355,32 +292,6 @@ def _most_common(steps: Ints, source: str, say: Callable[[int], str]) -> int:
 def _whole(cycle: int, step: int) -> tuple[int, ...]:
     """The steps of a cycle, if they are whole and more than one."""
     return (cycle // step,) if cycle % step == 0 and cycle > step else ()
-
-
-def _wall(times: pl.Series, *, local: bool) -> Ints:
-    """Times as integers: as they are, or microseconds since 1970 on the local clock or in UTC."""
-    if times.dtype.is_integer():
-        return times.cast(pl.Int64).to_numpy()
-    if local and isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is not None:
-        times = times.dt.replace_time_zone(None)
-    zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
-    return times.cast(pl.Datetime("us", zone)).to_physical().to_numpy()
-
-
-def _times(wall: Ints, dtype: pl.DataType, *, local: bool) -> pl.Series:
-    """The inverse of `_wall`."""
-    values = pl.Series("ds", wall)
-    if dtype.is_integer():
-        return values.cast(dtype)
-    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
-        return values.cast(pl.Datetime("us")).cast(dtype)
-    if not local:
-        return values.cast(pl.Datetime("us", "UTC")).cast(dtype)
-    naive, zone = values.cast(pl.Datetime("us")), dtype.time_zone
-    zoned = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-    if zoned.has_nulls():  # a day whose midnight the clock skipped starts an hour later
-        zoned = zoned.fill_null((naive + timedelta(hours=1)).dt.replace_time_zone(zone, ambiguous="earliest"))
-    return zoned.cast(dtype)
 
 
 def _business(wall: Ints) -> Ints:

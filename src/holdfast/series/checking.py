@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from holdfast.errors import DataError, OptionError, Problem
 from holdfast.series.building import Placed, build_store, build_table, code_static
-from holdfast.series.findings import EXAMPLES, Findings
+from holdfast.series.findings import Findings, listed
 from holdfast.series.future import read_future
 from holdfast.series.grid import GapRule, Grid, place_rows
 from holdfast.series.store import SeriesStore
@@ -48,8 +48,8 @@ def check_table(
 ) -> Checked:
     """Check a long table, and turn it into series on a regular grid.
 
-    Rows may come in any order; a missing y (null, nan, empty) is fine. At least one series needs more than
-    `horizon + 1` rows, to learn from and to validate on; the others may be as short as one row.
+    Rows may come in any order; a missing y (null, nan, empty) is fine. To fit a model, at least one series needs more
+    than `horizon + 1` rows, to learn from and to validate on; the others may be as short as one row.
 
     Args:
         table: Rows of all series.
@@ -58,7 +58,7 @@ def check_table(
         freq: Calendar step; None reads it off the times.
         fill_gaps: Insert missing rows, with a missing y; otherwise they are refused.
         future: Future covariates for the `horizon` steps behind each series.
-        categories: `Checked.categories` of the table a model was fitted on; other values are then refused.
+        categories: None to fit a model, and `Checked.categories` from then to use it: other values are refused.
         source: The name of the table in errors; rows of one that ends in .csv are counted as lines of the file.
 
     Raises:
@@ -71,7 +71,7 @@ def check_table(
         >>> checked.table.rows()
         [('a', 1, 1.0), ('a', 2, None), ('a', 3, 3.0), ('b', 1, 9.0)]
         >>> checked.notes
-        ('sorted by unique_id and ds: 3 rows changed place',)
+        ('sorted by unique_id and ds: 2 rows stood below a later one',)
     """
     if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
         fix = "give for instance --horizon 24"
@@ -86,7 +86,8 @@ def check_table(
     grid = place_rows(values.ids, values.times, freq, gaps, findings)
     static = known = None
     if grid is not None:
-        _check_lengths(grid, horizon, findings)
+        if categories is None:
+            _check_lengths(grid, horizon, findings)
         _check_observed(grid, values.y, findings)
         static = code_static(grid, values.covariates, columns.static, categories, findings)
         known = _read_future(future, columns, grid, horizon, findings)
@@ -111,8 +112,9 @@ def _read_future(
 
 def _check_lengths(grid: Grid, horizon: int, findings: Findings) -> None:
     """At least one series must be long enough to learn from and to validate on."""
-    longest = int(grid.lengths.argmax())
-    length = int(grid.lengths[longest])
+    lengths = np.maximum(grid.lengths, np.diff(grid.first))
+    longest = int(lengths.argmax())
+    length = int(lengths[longest])
     if length <= horizon + 1:
         expected = f"a series of more than {horizon + 1} rows (horizon {horizon}, and one to learn from)"
         got = f"{length} rows in the longest series, {grid.ids[longest]!r}"
@@ -125,9 +127,7 @@ def _check_observed(grid: Grid, y: pl.Series | None, findings: Findings) -> None
     if y is None:
         return
     seen = np.add.reduceat(np.isfinite(y.to_numpy()[grid.order]), grid.first[:-1])
-    empty = np.flatnonzero(seen == 0)
-    if len(empty):
-        rows = grid.order[grid.first[empty[:EXAMPLES]]]
-        shown = [f"no value in series {grid.ids[int(i)]!r}, which starts" for i in empty[:EXAMPLES]]
-        got = findings.rows(shown, rows, len(empty))
+    empty = grid.first[:-1][seen == 0].tolist()
+    if empty:
+        got = f"no value from {listed(empty, lambda i: grid.name_row(i, findings))} on"
         findings.report("values", expected="at least one value in each series", got=got, fix="remove these series")

@@ -29,7 +29,7 @@ def m4_hourly(part: Literal["train", "test", "all"] = "all") -> pl.DataFrame:
         >>> m4_hourly("test").height == 414 * 48
         True
     """
-    data = files("holdfast.series").joinpath("data", "m4-hourly.parquet").read_bytes()
+    data = files("holdfast.series").joinpath("data/m4-hourly.parquet").read_bytes()
     table = pl.read_parquet(io.BytesIO(data)).select(
         "unique_id",
         pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("unique_id").alias("ds"),

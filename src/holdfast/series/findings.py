@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from holdfast.errors import HoldfastError, Problem
 
 EXAMPLES = 5
 
 
-def listed(examples: Sequence[str], total: int) -> str:
-    """A handful of examples and how many more there are.
+Item = TypeVar("Item")
+
+
+def listed(items: Sequence[Item], say: Callable[[Item], str] = repr) -> str:
+    """The first few items, and how many more there are.
 
     Example:
-        >>> listed(["'n/a' in line 3", "'?' in line 9"], 14)
-        "'n/a' in line 3; '?' in line 9 ... and 12 more"
+        >>> listed([3, 9, 27, 81, 243, 729, 2187], "line {}".format)
+        'line 3; line 9; line 27; line 81; line 243 ... and 2 more'
     """
-    shown = "; ".join(examples[:EXAMPLES])
-    more = total - min(len(examples), EXAMPLES)
-    return f"{shown} ... and {more} more" if more else shown
+    shown = "; ".join(say(item) for item in items[:EXAMPLES])
+    more = len(items) - EXAMPLES
+    return f"{shown} ... and {more} more" if more > 0 else shown
 
 
 @dataclass
@@ -48,8 +52,3 @@ class Findings:
     def row(self, number: int) -> str:
         """The name of a row that has `number` rows above it."""
         return f"line {number + 2}" if self.source.endswith((".csv", ".csv.gz")) else f"row {number}"
-
-    def rows(self, values: Iterable[object], numbers: Iterable[int], total: int) -> str:
-        """Values with their rows."""
-        pairs = zip(values, numbers, strict=True)
-        return listed([f"{value} in {self.row(int(number))}" for value, number in pairs], total)

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from holdfast.series.calendar import Ints
-from holdfast.series.findings import EXAMPLES, Findings, listed
+from holdfast.series.findings import Findings, listed
 from holdfast.series.grid import Grid, sort_key
+from holdfast.series.times import Ints
 from holdfast.series.values import ONE_SERIES, Columns, read_ids, read_numbers, read_times
 
 
@@ -33,8 +33,7 @@ def read_future(
     given = keys.with_row_index("row").join(wanted, on=["id", "ds"], how="inner", maintain_order="left")
     double = given.filter(pl.struct("id", "ds").is_duplicated())
     if double.height:
-        shown = [f"series {row['id']!r} at {row['ds']}" for row in double.head(EXAMPLES).iter_rows(named=True)]
-        got = f"duplicate rows: {findings.rows(shown, double['row'].head(EXAMPLES), double.height)}"
+        got = f"duplicate rows: {listed(double['row'].to_list(), findings.row)}"
         findings.report("", expected="one row for each series and time", got=got, fix="keep one row for each time")
     lacking = wanted.join(given, on=["id", "ds"], how="anti", maintain_order="left")
     if lacking.height:
@@ -46,7 +45,7 @@ def read_future(
 
 
 def _read_keys(future: pl.DataFrame, columns: Columns, grid: Grid, findings: Findings) -> pl.DataFrame | None:
-    """id and ds of the rows, in the types of the main table."""
+    """Keys of the rows, in the types of the main table."""
     one_series = columns.id not in future.columns and grid.ids.to_list() == [ONE_SERIES]
     needed = (columns.time, *columns.future) if one_series else (columns.id, columns.time, *columns.future)
     for name in needed:
@@ -92,10 +91,7 @@ def _wanted(grid: Grid, horizon: int) -> pl.DataFrame:
 
 def _report_lacking(lacking: pl.DataFrame, horizon: int, findings: Findings) -> None:
     series = lacking.group_by("id", maintain_order=True).agg(pl.len(), pl.col("ds").first())
-    examples = [
-        f"{row['len']} of {horizon} steps of series {row['id']!r} are missing, the first one at {row['ds']}"
-        for row in series.head(EXAMPLES).iter_rows(named=True)
-    ]
+    got = listed(series.rows(), lambda row: f"{row[1]} steps of series {row[0]!r} missing, the first at {row[2]}")
     expected = f"a row for each of the {horizon} steps behind the last row of each series"
     fix = "add these rows, or forecast with a shorter horizon"
-    findings.report("", expected=expected, got=listed(examples, series.height), fix=fix)
+    findings.report("", expected=expected, got=got, fix=fix)

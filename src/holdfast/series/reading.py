@@ -16,14 +16,14 @@ import numpy as np
 import polars as pl
 
 from holdfast.errors import DataError, Problem
-from holdfast.series.calendar import parse_times
 from holdfast.series.findings import listed
+from holdfast.series.times import parse_times
 
 Kind = Literal["pandas", "polars", "pyarrow"]
 
 
 def read_table(path: Path | str) -> pl.DataFrame:
-    """Read a CSV (UTF-8, commas, one header line; may be gzipped) or Parquet file.
+    r"""Read a CSV (UTF-8, commas, one header line; may be gzipped) or Parquet file.
 
     Columns of a CSV become whole numbers, numbers, booleans, ISO dates or datetimes if every value of the column is
     one; everything else stays text, ids with leading zeros too. Empty fields are missing.
@@ -40,7 +40,7 @@ def read_table(path: Path | str) -> pl.DataFrame:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "sales.csv").write_text("unique_id,ds,y\\n007,2024-01-31,3\\n007,2024-02-29,\\n")
+        >>> _ = (folder / "sales.csv").write_text("unique_id,ds,y\n007,2024-01-31,3\n007,2024-02-29,\n")
         >>> read_table(folder / "sales.csv").rows()
         [('007', datetime.date(2024, 1, 31), 3), ('007', datetime.date(2024, 2, 29), None)]
     """
@@ -57,7 +57,7 @@ def read_table(path: Path | str) -> pl.DataFrame:
 
 
 def write_table(frame: pl.DataFrame, path: Path | str) -> None:
-    """Write a .csv or .parquet file atomically: a reader sees the old file or the whole new one.
+    r"""Write a .csv or .parquet file atomically: a reader sees the old file or the whole new one.
 
     Args:
         frame: The table.
@@ -71,7 +71,7 @@ def write_table(frame: pl.DataFrame, path: Path | str) -> None:
         >>> path = Path(tempfile.mkdtemp()) / "forecast.csv"
         >>> write_table(pl.DataFrame({"ds": [1, 2]}), path)
         >>> path.read_text()
-        'ds\\n1\\n2\\n'
+        'ds\n1\n2\n'
     """
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
@@ -170,7 +170,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
         raise _refused(path, "text in UTF-8", got, 'save the file as UTF-8 (in Excel: "CSV UTF-8")') from error
     _check_header(path, data)
     _check_ragged(path, data)
-    # Everything as text first: a parser that guesses from the first rows turns "007" into 7 and stops at the first "n/a".
+    # Everything as text first: a parser that guesses turns "007" into 7 and gives up at the first "n/a".
     try:
         text = pl.read_csv(io.BytesIO(data), infer_schema=False)
     except pl.exceptions.PolarsError as error:
@@ -200,11 +200,10 @@ def _check_ragged(path: Path, data: bytes) -> None:
         return
     rows = csv.reader(io.StringIO(data.decode("utf-8").rstrip()))  # knows quotes, and is slow
     width = len(next(rows))
-    ragged = [(rows.line_num, len(row)) for row in rows if len(row) != width]
+    ragged = [f"{len(row)} in line {rows.line_num}" for row in rows if len(row) != width]
     if ragged:
-        examples = [f"{fields} in line {line}" for line, fields in ragged[:5]]
         expected = f"{width} fields in every line, as in the header"
-        raise _refused(path, expected, listed(examples, len(ragged)), "correct these lines")
+        raise _refused(path, expected, listed(ragged, str), "correct these lines")
 
 
 def _typed(text: pl.Series) -> pl.Series:
@@ -216,7 +215,8 @@ def _typed(text: pl.Series) -> pl.Series:
         whole = text.cast(pl.Int64, strict=False)
         return whole if whole.null_count() == text.null_count() else text
     if given.str.contains(r"^[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?$|^[+-]?(inf|nan|NaN|Inf)$").all():
-        return text.cast(pl.Float64)
+        numbers: pl.Series = text.cast(pl.Float64)
+        return numbers
     if given.is_in(["true", "false", "True", "False"]).all():
         return text.str.to_lowercase() == "true"
     if given[0][:4].isdigit() and "-" in given[0]:

@@ -76,7 +76,7 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
         >>> y = 10 + np.tile([3.0, 1.0, 0.0, 0.0, 1.0, 5.0, 7.0], 20) + np.random.default_rng(0).normal(size=140)
         >>> store = check_table(pl.DataFrame({"ds": np.arange(140), "y": y}), Columns(), horizon=7).store
         >>> find_seasons(store)
-        (Season(length=7, reason='found: autocorrelation 0.88 at lag 7 in 1 of 1 series'),)
+        (Season(length=7, reason='found: autocorrelation 0.87 at lag 7, in 1 of 1 series'),)
     """
     seasons = _expected(store, given, holdout)
     values = _sample(store, holdout)
@@ -118,9 +118,8 @@ def autocorrelation(values: Floats, window: int, max_lag: int) -> Floats:
         np.fft.irfft(np.abs(np.fft.rfft(part, size)) ** 2, size)[:, : max_lag + 1] for part in (rest, seen)
     )
     covariance = products / np.maximum(pairs.round(), 1)
-    rounding = 1e-20 * np.nanmax(np.abs(values), axis=1, initial=0.0) ** 2
-    varies = covariance[:, :1] > rounding[:, None]
-    return np.divide(covariance, covariance[:, :1], out=np.zeros_like(covariance), where=varies)
+    varies = covariance[:, :1] > 1e-20 * _largest(values) ** 2  # less is rounding
+    return np.asarray(covariance / np.where(varies, covariance[:, :1], np.inf))
 
 
 def _expected(store: SeriesStore, given: tuple[int, ...] | None, holdout: int) -> list[Season]:
@@ -138,7 +137,7 @@ def _expected(store: SeriesStore, given: tuple[int, ...] | None, holdout: int) -
 
 
 def _sample(store: SeriesStore, holdout: int) -> Floats:
-    """The last rows before the holdout of evenly spaced series, scaled, side by side, nan in front of short ones."""
+    """The last rows before the holdout of evenly spaced series, scaled, side by side; nan fills up short ones."""
     lengths = store.lengths - holdout
     long_enough = np.flatnonzero(lengths >= ROWS)
     if not len(long_enough):
@@ -149,16 +148,21 @@ def _sample(store: SeriesStore, holdout: int) -> Floats:
     for row, i in enumerate(sampled.tolist()):
         last = store.values(i)[: lengths[i]][-width:]
         values[row, width - len(last) :] = last
-    seen = np.isfinite(values)
-    mean = np.where(seen, values, 0.0).sum(1) / np.maximum(seen.sum(1), 1)
-    values -= mean[:, None]
-    values /= np.maximum(np.nanmax(np.abs(values), axis=1, initial=0.0), 1e-300)[:, None]
-    return values[(np.nanmax(np.abs(values), axis=1, initial=0.0) > 0)]
+    values = values[_largest(values)[:, 0] > 0]
+    values /= _largest(values)
+    values -= np.nanmean(values, axis=1, keepdims=True)
+    values = values[_largest(values)[:, 0] > 0]
+    return np.asarray(values / _largest(values))
+
+
+def _largest(values: Floats) -> Floats:
+    """Largest absolute value of each series [k, 1]."""
+    return np.asarray(np.fmax.reduce(np.abs(values), axis=1, initial=0.0))[:, None]
 
 
 def _rows(values: Floats) -> NDArray[np.int64]:
     """Rows of each series from its first one in the sample on [k]."""
-    return values.shape[1] - np.isfinite(values).argmax(1)
+    return np.asarray(values.shape[1] - np.isfinite(values).argmax(1))
 
 
 def _candidates(values: Floats) -> list[int]:
@@ -181,7 +185,7 @@ def _candidates(values: Floats) -> list[int]:
 
 
 def _sharpen(values: Floats, peak: int) -> int:
-    """The lag near a peak whose multiples correlate best: an error of one step is one of four at the fourth multiple."""
+    """The lag near a peak whose multiples correlate best: there, an error of one step is one of many."""
     rows = _rows(values)
     values = values[rows >= 3 * peak]
     reach, times = max(1, peak // 12), np.arange(1, max(2, min(64, int(rows.max()) // (2 * peak))) + 1)

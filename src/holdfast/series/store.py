@@ -13,7 +13,7 @@ from holdfast.series.calendar import Freq
 
 @dataclass(frozen=True, eq=False)
 class SeriesStore:
-    """n series in R rows. Series i owns rows `offsets[i]` to `offsets[i + 1]`: its observed rows, then `horizon` future rows.
+    """n series in R rows: from `offsets[i]` on the observed rows of series i, then its `horizon` future rows.
 
     Attributes:
         ids: unique_id of each series, sorted [n].

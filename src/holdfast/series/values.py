@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-import numpy as np
 import polars as pl
 
-from holdfast.series.calendar import parse_times
-from holdfast.series.findings import EXAMPLES, Findings
+from holdfast.series.findings import Findings, listed
+from holdfast.series.times import parse_times
 
 TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
 ONE_SERIES = "series"
@@ -119,9 +118,9 @@ def read_ids(ids: pl.Series, findings: Findings) -> pl.Series | None:
         return None
     if ids.dtype.is_float():
         ids = ids.fill_nan(None)
-    missing = np.flatnonzero(ids.is_null().to_numpy())
-    if len(missing):
-        got = findings.rows(["no id"] * EXAMPLES, missing[:EXAMPLES], len(missing))
+    missing = _where(ids.is_null())
+    if missing:
+        got = f"no id in {listed(missing, findings.row)}"
         _report(ids, findings, "the key of a series in every row", got, "fill in the id, or remove these rows")
     return ids
 
@@ -135,11 +134,10 @@ def read_times(times: pl.Series, findings: Findings) -> pl.Series | None:
         fix = "convert the column to dates, datetimes or whole numbers"
         _report(given, findings, TIMES, f"a column of type {given.dtype}", fix)
         return None
-    bad = np.flatnonzero(times.is_null().to_numpy())
-    if len(bad):
-        shown = [repr(value) if value is not None else "no time" for value in given.gather(bad[:EXAMPLES])]
-        got = findings.rows(shown, bad[:EXAMPLES], len(bad))
-        _report(given, findings, TIMES, got, "correct the times, or remove these rows")
+    bad = _where(times.is_null())
+    if bad:
+        got = listed(bad, lambda row: f"{_shown(given[row])} in {findings.row(row)}")
+        _report(given, findings, TIMES, got, "write the times like this, or remove these rows")
     return times.alias("ds")
 
 
@@ -150,7 +148,7 @@ def read_numbers(column: pl.Series, findings: Findings) -> pl.Series | None:
         fix = "code it as numbers, or declare it static if it is constant within each series"
         _report(column, findings, "numbers or booleans", got, fix)
         return None
-    numbers = column.cast(pl.Float32, strict=False)
+    numbers: pl.Series = column.cast(pl.Float32, strict=False)
     _report_not_finite(column, numbers, findings)
     return numbers
 
@@ -158,15 +156,16 @@ def read_numbers(column: pl.Series, findings: Findings) -> pl.Series | None:
 def _read_static(column: pl.Series, findings: Findings) -> pl.Series:
     """A static covariate as float32 or, for one-hot coding, as text."""
     if column.dtype.is_numeric():
-        numbers = column.cast(pl.Float32, strict=False)
+        numbers: pl.Series = column.cast(pl.Float32, strict=False)
         _report_not_finite(column, numbers, findings)
         return numbers
-    missing = np.flatnonzero(column.is_null().to_numpy())
-    if len(missing):
-        got = findings.rows(["no value"] * EXAMPLES, missing[:EXAMPLES], len(missing))
+    missing = _where(column.is_null())
+    if missing:
+        got = f"no value in {listed(missing, findings.row)}"
         fix = "fill it in, for instance with 'unknown'"
         _report(column, findings, "a value in every row", got, fix)
-    return column.cast(pl.String)
+    text: pl.Series = column.cast(pl.String)
+    return text
 
 
 def _read_target(column: pl.Series, findings: Findings) -> pl.Series | None:
@@ -176,26 +175,33 @@ def _read_target(column: pl.Series, findings: Findings) -> pl.Series | None:
         _report(column, findings, "numbers", f"a column of type {column.dtype}", "convert the column to numbers")
         return None
     given = column.cast(pl.String) if text else column
-    y = (given.str.strip_chars() if text else given).cast(pl.Float64, strict=False)
-    words = np.flatnonzero((y.is_null() & given.is_not_null()).to_numpy())
-    if len(words):
-        shown = [repr(value) for value in given.gather(words[:EXAMPLES])]
-        got = findings.rows(shown, words[:EXAMPLES], len(words))
+    y: pl.Series = (given.str.strip_chars() if text else given).cast(pl.Float64, strict=False)
+    words = _where(y.is_null() & given.is_not_null())
+    if words:
+        got = listed(words, lambda row: f"{given[row]!r} in {findings.row(row)}")
         _report(column, findings, "numbers", got, "write a number, or leave the field empty if the value is missing")
-    infinite = np.flatnonzero(y.is_infinite().fill_null(False).to_numpy())
-    if len(infinite):
-        got = findings.rows(y.gather(infinite[:EXAMPLES]), infinite[:EXAMPLES], len(infinite))
-        _report(column, findings, "finite numbers", got, "write the true value, or leave it empty")
-    return y.fill_null(float("nan")).alias("y")
+    infinite = _where(y.is_infinite())
+    if infinite:
+        got = listed(infinite, lambda row: f"{y[row]} in {findings.row(row)}")
+        _report(column, findings, "finite numbers", got, "write the true value, or leave the field empty")
+    return None if words or infinite else y.fill_null(float("nan")).alias("y")
 
 
 def _report_not_finite(column: pl.Series, numbers: pl.Series, findings: Findings) -> None:
-    bad = np.flatnonzero(~np.isfinite(numbers.fill_null(float("nan")).to_numpy()))
-    if len(bad):
-        shown = ["no value" if value is None else value for value in column.gather(bad[:EXAMPLES])]
-        got = findings.rows(shown, bad[:EXAMPLES], len(bad))
+    bad = _where(~numbers.is_finite().fill_null(False))
+    if bad:
+        got = listed(bad, lambda row: f"{_shown(column[row])} in {findings.row(row)}")
         fix = "fill it in (holdfast does not invent covariates), or leave the covariate out"
         _report(column, findings, "a finite number in every row", got, fix)
+
+
+def _where(flags: pl.Series) -> list[int]:
+    """Row numbers of what is true."""
+    return flags.fill_null(False).arg_true().to_list()
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else repr(value)
 
 
 def _report(column: pl.Series, findings: Findings, expected: str, got: str, fix: str) -> None:
@@ -213,15 +219,16 @@ def _near(name: str, option: str, table: pl.DataFrame, columns: Columns) -> str 
     free = [other for other in table.columns if other not in used]
     lower = {other.lower(): other for other in free}
     synonyms: dict[str, Sequence[str]] = {
-        "--id-col": ("id", "series", "series_id", "item_id"),
-        "--time-col": ("date", "datetime", "time", "timestamp", "month", "day"),
-        "--target-col": ("value", "target", "sales", "demand", "quantity", "volume"),
+        "--id-col": ("unique_id", "id", "series", "series_id", "item_id"),
+        "--time-col": ("ds", "date", "datetime", "time", "timestamp", "month", "day"),
+        "--target-col": ("y", "value", "target", "sales", "demand", "quantity", "volume"),
     }
     for word in (name.lower(), *synonyms[option]):
         if word in lower:
             return lower[word]
     for close in get_close_matches(name.lower(), lower, n=1):
         return lower[close]
-    fitting = {"--time-col": pl.DataType.is_temporal, "--target-col": pl.DataType.is_numeric}.get(option)
-    of_type = [other for other in free if fitting is not None and fitting(table[other].dtype)]
+    types = [(other, table[other].dtype) for other in free]
+    of_type = [other for other, dtype in types if option == "--time-col" and dtype.is_temporal()]
+    of_type += [other for other, dtype in types if option == "--target-col" and dtype.is_numeric()]
     return of_type[0] if len(of_type) == 1 else None

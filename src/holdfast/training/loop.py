@@ -210,13 +210,16 @@ class _Loop:
         """What to show."""
         progress = self.progress
         pace = (progress.seconds - self.seconds_before) / (progress.step - self.resumed_at)
+        seconds_left = pace * (progress.planned_steps - progress.step)
+        if self.config.time_budget is not None:
+            seconds_left = min(seconds_left, self.config.time_budget - progress.seconds)
         return Outlook(
             step=progress.step,
             planned_steps=progress.planned_steps,
             record=record,
             validation=self.log.validations[-1] if self.log.validations else None,
             clip_fraction=self.guard.summary().clip_fraction,
-            seconds_left=pace * (progress.planned_steps - progress.step),
+            seconds_left=max(seconds_left, 0.0),
         )
 
 

@@ -1,0 +1,75 @@
+"""M4 Hourly with the defaults: fit on the training part, score on the test part as the competition did.
+
+    python benchmarks/m4_hourly.py [--seeds 3]
+
+Only horizon and season length are given. Nothing here was tuned on the test part: defaults were chosen on windows
+inside the training part. Writes benchmarks/results/m4_hourly.json and the tables of benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import polars as pl
+from common import machine_facts, write_results
+from write_results_page import write_page
+
+from holdfast import Forecaster
+from holdfast.forecasting import mean_scores, owa, score_table, seasonal_naive
+from holdfast.series import m4_hourly
+
+HORIZON, SEASON = 48, 24
+
+
+def naive_table(train: pl.DataFrame, test: pl.DataFrame, season: int) -> pl.DataFrame:
+    """The test part beside a seasonal naive forecast (season 1 repeats the last value)."""
+    history = train.partition_by("unique_id", as_dict=True, maintain_order=True)
+    forecasts = [
+        seasonal_naive(history[key]["y"].to_numpy(), season, HORIZON)
+        for key in test.partition_by("unique_id", as_dict=True, maintain_order=True)
+    ]
+    cutoffs = train.group_by("unique_id", maintain_order=True).agg(pl.col("ds").max().alias("cutoff"))
+    return test.join(cutoffs, on="unique_id", maintain_order="left").with_columns(
+        pl.Series("seasonal_naive", np.concatenate(forecasts)), pl.Series("holdfast", np.concatenate(forecasts))
+    )
+
+
+def scores_of(table: pl.DataFrame, train: pl.DataFrame, levels: tuple[float, ...] = ()) -> dict[str, float]:
+    """Plain means over the series, as the competition reports them."""
+    means = {name: pair["holdfast"] for name, pair in mean_scores(score_table(table, train, SEASON, levels)).items()}
+    return {**means, "owa": owa(means["smape"], means["mase"])}
+
+
+def run(seed: int, train: pl.DataFrame, test: pl.DataFrame) -> dict[str, float]:
+    """One fit with the defaults."""
+    started = time.perf_counter()
+    forecaster = Forecaster(horizon=HORIZON, season_length=SEASON, seed=seed).fit(train)
+    fitted = time.perf_counter()
+    forecasts = forecaster.predict().join(test, on=["unique_id", "ds"])
+    naive = naive_table(train, test, SEASON).select("unique_id", "ds", "cutoff", "seasonal_naive")
+    scores = scores_of(forecasts.join(naive, on=["unique_id", "ds"]), train, forecaster.levels)
+    metrics = forecaster.fitted.metrics
+    return {"seed": seed, **scores, "training_seconds": metrics["seconds"], "fit_seconds": fitted - started,
+            "steps": metrics["steps"], "best_step": metrics["best_step"], "validation_skill": metrics["skill"]}
+
+
+def main() -> None:
+    """Fit, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = parser.parse_args().seeds
+    train, test = m4_hourly("train"), m4_hourly("test")
+    naive = {f"seasonal naive {season}" if season > 1 else "naive": scores_of(naive_table(train, test, season), train)
+             for season in (1, SEASON)}
+    runs = []
+    for seed in range(seeds):
+        runs.append(run(seed, train, test))
+        print(runs[-1])
+        write_results("m4_hourly", {"machine": machine_facts(), "baselines": naive, "runs": runs})
+    write_page()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Write benchmarks/RESULTS.md from the files in benchmarks/results: no figure is typed by hand.
+
+    python benchmarks/write_results_page.py
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from common import read_results
+
+PAGE = Path(__file__).parent / "RESULTS.md"
+# Published scores: sMAPE, MASE, OWA (Makridakis, Spiliotis, Assimakopoulos 2020, and the competition's repository).
+PUBLISHED = {
+    "Theta": (18.138, 2.455, 1.006),
+    "plain RNN benchmark of the competition": (14.698, 3.048, 1.036),
+    "FFORMA (second place)": (11.506, 0.819, 0.484),
+    "ES-RNN (winner, an ensemble)": (9.328, 0.893, 0.440),
+    "best submission on this part": (8.913, 0.801, 0.410),
+}
+
+
+def machine_line(facts: dict[str, Any]) -> str:
+    """The machine in one line."""
+    return (
+        f"Machine: {facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, GPU {facts['gpu']}, "
+        f"Python {facts['python']}, torch {facts['torch']}, {facts['date']}."
+    )
+
+
+def m4_section(facts: dict[str, Any]) -> list[str]:
+    """Accuracy on M4 Hourly."""
+    lines = [
+        "## M4 Hourly: accuracy with the defaults",
+        "",
+        "`python benchmarks/m4_hourly.py`: 414 series, horizon 48; only horizon and season length are given. sMAPE in",
+        "percent; MASE with season 24; OWA against Naive2; means over the series.",
+        "",
+        "| | sMAPE | MASE | OWA | 80 % interval | 95 % interval | training, s | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, scores in facts["baselines"].items():
+        lines.append(f"| {name} | {scores['smape']:.3f} | {scores['mase']:.3f} | {scores['owa']:.3f} | | | | |")
+    for name, (smape, mase, owa) in PUBLISHED.items():
+        lines.append(f"| {name} (published) | {smape:.3f} | {mase:.3f} | {owa:.3f} | | | | |")
+    for run in facts["runs"]:
+        lines.append(
+            f"| **holdfast, seed {run['seed']}** | {run['smape']:.3f} | {run['mase']:.3f} | **{run['owa']:.3f}** "
+            f"| {100 * run['coverage_level80']:.1f} % | {100 * run['coverage_level95']:.1f} % "
+            f"| {run['training_seconds']:.0f} | {run['steps']} |"
+        )
+    mean = statistics.mean(run["owa"] for run in facts["runs"])
+    lines += ["", f"Mean OWA over {len(facts['runs'])} seeds: {mean:.3f}. {machine_line(facts['machine'])}", ""]
+    return lines
+
+
+def step_section(facts: dict[str, Any]) -> list[str]:
+    """Cost of a training step."""
+    lines = ["## The training step", "", "`python benchmarks/training_step.py`", "", "| measured | value |", "| --- | --- |"]
+    lines += [f"| {row['what']} | {row['value']} |" for row in facts["rows"]]
+    return [*lines, "", machine_line(facts["machine"]), ""]
+
+
+SECTIONS = {"m4_hourly": m4_section, "training_step": step_section}
+
+
+def write_page() -> None:
+    """Write the page from whatever was measured."""
+    lines = ["# Results", "", "Written by `python benchmarks/write_results_page.py` from `benchmarks/results/`.", ""]
+    for name, section in SECTIONS.items():
+        facts = read_results(name)
+        if facts is not None:
+            lines += section(facts)
+    PAGE.write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    write_page()
