@@ -287,6 +287,19 @@ def test_negative_binomial_recovers_mean_and_dispersion(mean, alpha):
 # far out
 
 
+@pytest.mark.parametrize("mean", [1.1e6, 1e9, 1e15, 1e300])
+@pytest.mark.parametrize("raw_1", [-50.0, 0.0, 5.0])
+def test_quantiles_of_large_counts_are_found_at_once(mean, raw_1):
+    head, p = NegativeBinomialHead(), (1e-4, 0.025, 0.5, 0.975)
+    parameters = of_one_window(head, [[0.0, raw_1]], mix=mean, unit=0.2 * mean)
+    quantile = head.quantiles(parameters, p)[0, 0]
+    mu, alpha = parameters.values_BFP[0, 0].tolist()
+    if mean > 1e10:  # what a Poisson distribution adds is lost in rounding
+        np.testing.assert_allclose(stats.gamma.cdf(quantile, 1 / alpha, scale=alpha * mu), p, rtol=1e-3)
+    else:
+        np.testing.assert_allclose(stats.nbinom.cdf(quantile, 1 / alpha, 1 / (1 + alpha * mu)), p, rtol=3e-3)
+
+
 def loss_and_gradient(head, raw_P, y, mix=0.0, unit=1.0):
     raw_BFP = torch.tensor([[raw_P]], requires_grad=True)
     parameters = head.parameters(torch.tensor([[mix]]), torch.tensor([unit]), raw_BFP, unit_scale(1))

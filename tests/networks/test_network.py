@@ -192,7 +192,8 @@ def test_a_window_does_not_depend_on_its_neighbours_in_the_batch(head):
     together = forecasts(network, last_windows(series))
     for b, one in enumerate(series):
         alone = forecasts(network, last_windows([one]))[0]
-        np.testing.assert_allclose(together[b], alone, rtol=1e-4)
+        # a share of the way between the bounds is held in float32
+        np.testing.assert_allclose(together[b], alone, rtol=1e-4, atol=1e-5 if head == "sigmoid" else 0)
 
 
 # units

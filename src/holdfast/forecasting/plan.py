@@ -22,7 +22,8 @@ from holdfast.series import SeriesStore
 from holdfast.training import Split, Task, TrainingConfig, error_scales, split_series
 from holdfast.windows import Sampler, Windows
 
-WORST_ANCHOR = 1.5  # times the median error of the best one: worse anchors are left out
+NEAR_BEST = 1.2  # times the error of a window's best anchor still counts as good there
+SHARE = 0.2  # of the windows an anchor must be good on, or it is left out
 ANCHOR_WINDOWS = 1024  # training windows that the anchors are compared on
 
 
@@ -48,20 +49,18 @@ def context_and_segment(config: Config, seasons: Sequence[int], horizon: int, lo
 def useful_anchors(
     windows: Windows,
     split: Split,
-    error_scale_n: NDArray[np.float64],
     candidates: Sequence[Anchor],
     size: tuple[int, int],
 ) -> tuple[Anchor, ...]:
-    """The anchors whose median error over training windows is at most 1.5 times that of the best one.
+    """The anchors that are good on at least a fifth of the training windows, or the one that is good on most.
 
-    The error of a window is scaled by its series' seasonal naive error; 1024 windows are drawn as training draws them.
-    The median, because an anchor that is useless for a few series may be the best for many. Without a window to
-    compare on: the seasonal naive ones, else the last value.
+    Good means an error of at most 1.2 times that of the window's best anchor; 1024 windows are drawn as training draws
+    them. Counted window by window, because a set may hold series of several kinds. Without a window to compare on: the
+    seasonal naive anchors, else the last value.
 
     Args:
         windows: The series.
         split: Which rows may be looked at.
-        error_scale_n: Scale of each series, in the units of the data.
         candidates: What to choose from.
         size: Context length and horizon, in steps.
     """
@@ -71,16 +70,13 @@ def useful_anchors(
     until_n = torch.from_numpy(split.until_n).to(windows.y_R.device)
     batch = windows.gather(*sampler.draw(0), context_length=size[0], horizon=size[1], until_n=until_n)
     forecasts_BFA = anchor_forecasts(batch.y_BT, batch.mask_BT, candidates, size[1])
-    scale_B = torch.from_numpy(error_scale_n).to(windows.y_R.device)[batch.series_B]
-    error_BFA = (forecasts_BFA - batch.target_BF[..., None]).abs() / scale_B[:, None, None]
+    error_BFA = (forecasts_BFA - batch.target_BF[..., None]).abs()
     error_BA = masked_mean(error_BFA, batch.target_mask_BF[..., None].expand_as(error_BFA), dim=1)
-    error_A = error_BA[batch.target_mask_BF.any(1)].median(0).values
-    useful = [
-        anchor
-        for anchor, error in zip(candidates, error_A.tolist(), strict=True)
-        if error <= WORST_ANCHOR * float(error_A.min())
-    ]
-    return tuple(useful) or (("last", 1),)
+    error_BA = error_BA[batch.target_mask_BF.any(1)]
+    good_BA = error_BA <= NEAR_BEST * error_BA.amin(1, keepdim=True)
+    share_A = good_BA.double().mean(0).nan_to_num()
+    enough = min(SHARE, float(share_A.max()))
+    return tuple(anchor for anchor, share in zip(candidates, share_A.tolist(), strict=True) if share >= enough)
 
 
 def plan_task(
@@ -106,7 +102,7 @@ def plan_task(
         context_length=context_length,
         segment=segment,
         seasons=tuple(seasons),
-        anchors=useful_anchors(windows, split, scale_n, candidates, (context_length, horizon)),
+        anchors=useful_anchors(windows, split, candidates, (context_length, horizon)),
         cell=config.cell,
         hidden_size=config.hidden_size,
         num_layers=config.layers,

@@ -14,8 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -24,13 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.errors import OptionError, Problem
+from holdfast.networks.quantiles import UNIT_SOFTPLUS, QuantileSteps
+from holdfast.networks.quantiles import probabilities_of as probabilities_of
 from holdfast.networks.scaling import WindowScale
 
-UNIT_SOFTPLUS = math.log(math.e - 1)  # softplus(UNIT_SOFTPLUS) = 1
 SMALLEST_WIDTH = 1e-3  # of the width that a head starts with; a floor with a slope, so that no width gets stuck there
 SMALLEST_SHARE = 1e-4  # distance of a bounded mixture from its bounds; at the bounds a sigmoid has no slope to learn by
 LOGIT_UNITS = (1e-3, 4.0)  # narrowest and widest unit on the logit scale
 SMALLEST_MEAN = 1e-3  # of a count
+LARGEST_EXACT_MEAN = 1e6  # of a count, for its quantiles
 START_DISPERSIONS = (1e-3, 10.0)  # least and most that a window's error can say about a count's dispersion
 LARGEST_LOG_RATIO = 10.0  # a count's mean stays within e^10 of its anchors, whatever the network says
 
@@ -87,76 +87,6 @@ class Head(ABC):
         """Quantiles [B, F, Q] in the units of the data, at probabilities in rising order."""
 
 
-def probabilities_of(levels: Sequence[float]) -> tuple[float, ...]:
-    """Probabilities of the interval borders and the median, in rising order.
-
-    Args:
-        levels: Interval levels in percent, above 0 and below 100.
-
-    Example:
-        >>> probabilities_of((80, 95))
-        (0.025, 0.1, 0.5, 0.9, 0.975)
-    """
-    lower = sorted(round((100 - level) / 200, 12) for level in set(levels))
-    return (*lower, 0.5, *(round(1 - probability, 12) for probability in reversed(lower)))
-
-
-@dataclass(frozen=True)
-class _QuantileSteps:
-    """Non-crossing quantiles: a median, and positive steps outwards from it."""
-
-    levels: tuple[float, ...]
-
-    @cached_property
-    def probabilities(self) -> tuple[float, ...]:
-        return probabilities_of(self.levels)
-
-    @cached_property
-    def normal_gaps(self) -> list[float]:
-        """Distances between neighbouring quantiles of a standard normal: the widths to start from."""
-        z = [NormalDist().inv_cdf(probability) for probability in self.probabilities]
-        return [upper - lower for lower, upper in pairwise(z)]
-
-    @property
-    def middle(self) -> int:
-        """Which quantile is the median."""
-        return len(self.probabilities) // 2
-
-    def spread(self, median_BF: Tensor, unit_BF: Tensor, raw_BFP: Tensor) -> Tensor:
-        """All quantiles [B, F, Q] around the median: the k-th step is unit * gap_k * softplus(raw_k)."""
-        middle = self.middle
-        gaps_P = raw_BFP.new_tensor([*self.normal_gaps[:middle], 0.0, *self.normal_gaps[middle:]])
-        step_BFP = F.softplus(raw_BFP + UNIT_SOFTPLUS) * gaps_P * unit_BF[..., None]
-        below_BFP = step_BFP[..., :middle].flip(-1).cumsum(-1).flip(-1)
-        above_BFP = step_BFP[..., middle + 1 :].cumsum(-1)
-        median_BF1 = median_BF[..., None]
-        return torch.cat([median_BF1 - below_BFP, median_BF1, median_BF1 + above_BFP], -1)
-
-    def pinball(self, quantile_BFQ: Tensor, value_BF: Tensor) -> Tensor:
-        """Twice the pinball loss (Koenker and Bassett 1978), averaged over the quantiles, plus that of the median.
-
-        The median counts again because it is also the point forecast; twice its pinball loss is the absolute error.
-        """
-        probability_Q = quantile_BFQ.new_tensor(self.probabilities)
-        error_BFQ = value_BF[..., None] - quantile_BFQ
-        pinball_BFQ = 2 * torch.maximum(probability_Q * error_BFQ, (probability_Q - 1) * error_BFQ)
-        return pinball_BFQ.mean(-1) + pinball_BFQ[..., self.middle]
-
-    def select(self, quantile_BFQ: NDArray[np.float64], probabilities: Sequence[float]) -> NDArray[np.float64]:
-        """The columns of the wanted probabilities."""
-        missing = [p for p in probabilities if p not in self.probabilities]
-        if missing:
-            raise OptionError(
-                Problem(
-                    "levels of the forecast",
-                    f"levels that this model was fitted with: {', '.join(f'{level:g}' for level in self.levels)}",
-                    f"probabilities {missing}",
-                    "fit again with these --levels, or use --head gaussian or student-t, which have every level",
-                )
-            )
-        return quantile_BFQ[..., [self.probabilities.index(p) for p in probabilities]]
-
-
 @dataclass(frozen=True)
 class QuantileHead(Head):
     """Quantiles that cannot cross, trained on the pinball loss.
@@ -174,8 +104,8 @@ class QuantileHead(Head):
     levels: tuple[float, ...]
 
     @cached_property
-    def _steps(self) -> _QuantileSteps:
-        return _QuantileSteps(self.levels)
+    def _steps(self) -> QuantileSteps:
+        return QuantileSteps(self.levels)
 
     @property
     def raw_size(self) -> int:
@@ -226,8 +156,8 @@ class SigmoidHead(Head):
     high: float
 
     @cached_property
-    def _steps(self) -> _QuantileSteps:
-        return _QuantileSteps(self.levels)
+    def _steps(self) -> QuantileSteps:
+        return QuantileSteps(self.levels)
 
     @property
     def raw_size(self) -> int:
@@ -398,12 +328,17 @@ class NegativeBinomialHead(Head):
         return parameters.values_BFP[..., 0]
 
     def quantiles(self, parameters: HeadParameters, probabilities: Sequence[float]) -> NDArray[np.float64]:
-        """The smallest count k with P(Y <= k) >= p."""
+        """The smallest count k with P(Y <= k) >= p; above a mean of a million that of the gamma distribution."""
+        from scipy.special import gammaincinv
         from scipy.stats import nbinom
 
+        p = np.asarray(probabilities)
         mu_BF1, alpha_BF1 = (_numpy(part[..., None]) for part in parameters.values_BFP.unbind(-1))
-        r_BF1 = 1 / alpha_BF1
-        result: NDArray[np.float64] = nbinom.ppf(np.asarray(probabilities), r_BF1, r_BF1 / (r_BF1 + mu_BF1))
+        r_BF1, small_BF1 = 1 / alpha_BF1, np.minimum(mu_BF1, LARGEST_EXACT_MEAN)
+        exact_BFQ = nbinom.ppf(p, r_BF1, r_BF1 / (r_BF1 + small_BF1))
+        # same mean and variance; there within a thousandth of a deviation, while the exact search may never end
+        gamma_BFQ = np.ceil(gammaincinv(1 / (1 / mu_BF1 + alpha_BF1), p) * (1 + alpha_BF1 * mu_BF1))
+        result: NDArray[np.float64] = np.where(mu_BF1 > LARGEST_EXACT_MEAN, gamma_BFQ, exact_BFQ)
         return result
 
 

@@ -39,7 +39,7 @@ def check_table(
     table: pl.DataFrame,
     columns: Columns,
     *,
-    horizon: int,
+    horizon: int | None,
     freq: str | int | None = None,
     fill_gaps: bool = False,
     future: pl.DataFrame | None = None,
@@ -54,7 +54,7 @@ def check_table(
     Args:
         table: Rows of all series.
         columns: Which column is what.
-        horizon: Steps to forecast.
+        horizon: Steps to forecast; None: the usual number for the calendar step.
         freq: Calendar step; None reads it off the times.
         fill_gaps: Insert missing rows, with a missing y; otherwise they are refused.
         future: Future covariates for the `horizon` steps behind each series.
@@ -73,7 +73,7 @@ def check_table(
         >>> checked.notes
         ('sorted by unique_id and ds: 2 rows stood below a later one',)
     """
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+    if horizon is not None and (isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1):
         fix = "give for instance --horizon 24"
         raise OptionError(Problem("option --horizon", "a whole number of at least 1", repr(horizon), fix))
     findings = Findings(source)
@@ -86,12 +86,13 @@ def check_table(
     grid = place_rows(values.ids, values.times, freq, gaps, findings)
     static = known = None
     if grid is not None:
+        horizon = horizon or grid.freq.horizon
         if categories is None:
             _check_lengths(grid, horizon, findings)
         _check_observed(grid, values.y, findings)
         static = code_static(grid, values.covariates, columns.static, categories, findings)
         known = _read_future(future, columns, grid, horizon, findings)
-    if findings.problems or grid is None or static is None or values.y is None:
+    if findings.problems or grid is None or horizon is None or static is None or values.y is None:
         raise DataError(findings.problems)
     placed = Placed(grid, values.y, values.covariates, horizon)
     store = build_store(placed, columns, static, known)

@@ -125,9 +125,11 @@ def as_polars(df: Any) -> tuple[pl.DataFrame, Kind]:
     kind = kinds[native.implementation]
     if kind == "pandas":
         levels = [name for name in df.index.names if name is not None and name not in df.columns]
-        native = nw.from_native(df.reset_index(level=levels) if levels else df, eager_only=True)
+        df = df.reset_index(level=levels) if levels else df
     try:
-        return native.to_polars(), kind
+        if kind == "pandas" and any(str(dtype).startswith("period") for dtype in df.dtypes):
+            raise TypeError("a column of periods")  # Arrow would store them as plain numbers
+        return nw.from_native(df, eager_only=True).to_polars(), kind
     except (TypeError, ValueError, ImportError, pl.exceptions.PolarsError) as error:
         fix = "give every column one type: numbers, text, dates or datetimes (not periods, not mixed objects)"
         raise DataError(Problem("the table", "columns that Arrow can hold", str(error), fix)) from error
@@ -159,7 +161,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise _refused(path, "a gzipped CSV file", str(error), "compress the file again") from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     if not data.strip():
         raise _refused(path, "a header line and rows", "an empty file", "write unique_id,ds,y on the first line")
     try:
@@ -192,13 +194,13 @@ def _check_header(path: Path, data: bytes) -> None:
 
 def _check_ragged(path: Path, data: bytes) -> None:
     """Every line needs as many fields as the header; the parser would fill short lines in silence."""
-    raw = np.frombuffer(data.rstrip() + b"\n", dtype=np.uint8)
+    raw = np.frombuffer(data + b"\n", dtype=np.uint8)
     ends = np.flatnonzero(raw == ord("\n"))
     commas = np.diff(np.searchsorted(np.flatnonzero(raw == ord(",")), ends), prepend=0)
     blank = bool((np.diff(ends) <= 1).any())
     if (commas == commas[0]).all() and not blank:
         return
-    rows = csv.reader(io.StringIO(data.decode("utf-8").rstrip()))  # knows quotes, and is slow
+    rows = csv.reader(io.StringIO(data.decode("utf-8")))  # knows quotes, and is slow
     width = len(next(rows))
     ragged = [f"{len(row)} in line {rows.line_num}" for row in rows if len(row) != width]
     if ragged:

@@ -15,8 +15,12 @@ class TelemetryLog:
     """Keeps records, and appends them to a JSONL file as they come.
 
     Args:
-        path: The file; None keeps them in memory only.
+        path: The file, in a directory that exists; None keeps them in memory only.
         keep_until: Continue an existing file after this step; later records are dropped, for they will come again.
+            None starts the file anew.
+
+    Raises:
+        RunDirectoryError: The file to continue is damaged; it was not changed.
 
     Example:
         >>> with TelemetryLog() as log:
@@ -71,10 +75,29 @@ class TelemetryLog:
 def read_telemetry(path: Path) -> list[Record]:
     """All records of a telemetry file; a last line cut off by a crash is left out.
 
+    Args:
+        path: The file.
+
+    Returns:
+        Steps and validations in the order in which they were measured.
+
     Raises:
-        RunDirectoryError: A line is not a record.
+        RunDirectoryError: The file cannot be read, or a line is not a record.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "telemetry.jsonl"
+        ...     with TelemetryLog(path) as log:
+        ...         log.append(ValidationRecord(step=0, loss=1.0, error=0.8, naive_error=1.0, skill=0.2, seconds=0.1))
+        ...     read_telemetry(path) == log.records
+        True
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        problem = Problem(str(path), "a telemetry file", str(error), "give the file of a run, or fit again with --out")
+        raise RunDirectoryError(problem) from error
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:

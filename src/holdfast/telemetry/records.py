@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -87,6 +88,13 @@ class Outlook:
         validation: The newest validation.
         clip_fraction: Share of the finite steps that were clipped.
         seconds_left: Expected seconds to the end.
+
+    Example:
+        >>> record = StepRecord(step=1, loss=0.5, lr=0.001, total_norm=2.0, clipped_norm=2.0, clip_coef=1.0,
+        ...     cosine=1.0, role_norms={}, role_coefs={}, role_clipped_norms={}, clipped=False, skipped=False,
+        ...     nonfinite=(), seconds=0.01)
+        >>> Outlook(1, 100, record, validation=None, clip_fraction=0.0, seconds_left=1.0).planned_steps
+        100
     """
 
     step: int
@@ -102,13 +110,39 @@ _KINDS: dict[str, type[StepRecord] | type[ValidationRecord]] = {"step": StepReco
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """A record as a JSON object with its kind; a value that JSON has no word for becomes "nan", "inf" or "-inf"."""
+    """A record as a JSON object with its kind; a value that JSON has no word for becomes "nan", "inf" or "-inf".
+
+    Args:
+        record: Of a step or of a validation.
+
+    Returns:
+        Numbers, text, lists and dictionaries only.
+
+    Example:
+        >>> to_json(ValidationRecord(step=0, loss=float("inf"), error=2.0, naive_error=2.0, skill=0.0, seconds=0.1))
+        {'kind': 'validation', 'step': 0, 'loss': 'inf', 'error': 2.0, 'naive_error': 2.0, 'skill': 0.0, 'seconds': 0.1}
+    """
     kind = next(name for name, member in _KINDS.items() if isinstance(record, member))
     return {"kind": kind, **{name: _plain(value) for name, value in asdict(record).items()}}
 
 
 def from_json(row: Mapping[str, Any]) -> Record:
-    """The record that `to_json` wrote."""
+    """The record that `to_json` wrote.
+
+    Args:
+        row: The JSON object.
+
+    Returns:
+        The record, equal to the one that was written.
+
+    Raises:
+        KeyError: The row is not a record, or a field is missing; TypeError and ValueError if one is of another type.
+
+    Example:
+        >>> row = {"kind": "validation", "step": 0, "loss": "inf", "error": 2, "naive_error": 2, "skill": 0, "seconds": 1}
+        >>> from_json(row).loss
+        inf
+    """
     member = _KINDS[row["kind"]]
     return member(**{field.name: _typed(row[field.name], str(field.type)) for field in fields(member)})
 
@@ -116,7 +150,7 @@ def from_json(row: Mapping[str, Any]) -> Record:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from holdfast.telemetry.records import Outlook
 
@@ -27,8 +28,9 @@ class ProgressLine:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
-        self._printed = 0
+        rewritable = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, refresh_per_second=4) if rewritable else None
+        self._printed = 0  # tenths of the run
 
     def __enter__(self) -> ProgressLine:
         if self._live is not None:
@@ -44,7 +46,7 @@ class ProgressLine:
     def __call__(self, outlook: Outlook) -> None:
         """Show how far training is."""
         if self._live is not None:
-            self._live.update(progress_text(outlook))
+            self._live.update(Text(progress_text(outlook), no_wrap=True, overflow="ellipsis"))
             return
         tenth = PLAIN_LINES * outlook.step // max(outlook.planned_steps, 1)
         if tenth > self._printed or outlook.step == 1:

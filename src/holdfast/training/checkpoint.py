@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from holdfast.errors import Problem, RunDirectoryError
 from holdfast.gradients import GradientGuard
 
 SCHEMA = 1
+COUNTS = ("step", "planned_steps", "seconds", "best_loss", "best_step")  # of `Progress`, beside the weights
 
 
 @dataclass
@@ -32,6 +34,10 @@ class Progress:
         best_loss: Lowest validation loss so far.
         best_step: Steps done when it was measured.
         best_weights: The network's state at that point.
+
+    Example:
+        >>> Progress(step=0, planned_steps=1200).best_loss
+        inf
     """
 
     step: int
@@ -43,7 +49,21 @@ class Progress:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON facts to a safetensors file; readers see the old file or the new one, never a part."""
+    """Write tensors and JSON facts to a safetensors file; readers see the old file or the new one, never a part.
+
+    Args:
+        path: The file, in a directory that exists.
+        tensors: By name, on any device.
+        facts: Plain JSON values.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tensors(Path(folder) / "w.safetensors", {"w": torch.ones(2)}, {"step": 3})
+        ...     tensors, facts = load_tensors(Path(folder) / "w.safetensors")
+        >>> tensors["w"].tolist(), facts["step"]
+        ([1.0, 1.0], 3)
+    """
     part = path.with_suffix(".part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with part.open("wb") as handle:
@@ -56,20 +76,33 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote. Runs no code from the file.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name, on the CPU, and the facts.
+
     Raises:
-        RunDirectoryError: The file is missing, truncated, of another kind or of a newer schema.
+        RunDirectoryError: The file is missing, truncated, of another kind or of another schema.
+
+    Example:
+        >>> load_tensors(Path("nowhere.safetensors"))
+        Traceback (most recent call last):
+        holdfast.errors.RunDirectoryError: nowhere.safetensors
+          expected: a whole safetensors file that holdfast wrote
+        ...
     """
     try:
         with safe_open(path, framework="pt") as handle:
             facts = json.loads((handle.metadata() or {})["holdfast"])
+            schema = facts["schema"]
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        expected = "a whole safetensors file that holdfast wrote"
-        problem = Problem(str(path), expected, str(error) or type(error).__name__, "fit again, or restore the file")
-        raise RunDirectoryError(problem) from error
-    if facts.get("schema") != SCHEMA:
-        problem = Problem(str(path), f"schema {SCHEMA}", f"schema {facts.get('schema')}", "use a matching holdfast")
-        raise RunDirectoryError(problem)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        expected, got = "a whole safetensors file that holdfast wrote", f"{type(error).__name__}: {error}"
+        raise RunDirectoryError(Problem(str(path), expected, got, "restore the file, or fit again")) from error
+    if schema != SCHEMA:
+        fix = "use the holdfast that wrote it, or fit again"
+        raise RunDirectoryError(Problem(str(path), f"schema {SCHEMA}", f"schema {schema}", fix))
     return tensors, facts
 
 
@@ -81,52 +114,59 @@ def save_checkpoint(
     tensors |= {f"best.{name}": tensor for name, tensor in progress.best_weights.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    facts = {
-        "step": progress.step,
-        "planned_steps": progress.planned_steps,
-        "seconds": progress.seconds,
-        "best_loss": progress.best_loss,
-        "best_step": progress.best_step,
-        "guard": guard.state_dict(),
-    }
-    save_tensors(path, tensors, facts)
+    counts = {name: getattr(progress, name) for name in COUNTS}
+    save_tensors(path, tensors, {**counts, "optimizer": type(optimizer).__name__, "guard": guard.state_dict()})
 
 
 def load_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer, guard: GradientGuard) -> Progress:
-    """Put a run back to where `save_checkpoint` left it.
+    """Put a run back to where `save_checkpoint` left it; a file that does not fit changes nothing.
 
     Raises:
-        RunDirectoryError: The file is not a checkpoint of this network.
+        RunDirectoryError: The file is not a checkpoint of this network and this optimiser.
     """
     tensors, facts = load_tensors(path)
-    part: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+    wanted = type(optimizer).__name__
+    if facts.get("optimizer") != wanted or not facts.keys() >= {*COUNTS, "guard"}:
+        expected, got = f"the state of a training run with {wanted}", f"optimizer {facts.get('optimizer', 'none')}"
+        raise RunDirectoryError(Problem(str(path), expected, got, "restore the file, or fit again"))
+    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
-        room, _, rest = name.partition(".")
-        part[room][rest] = tensor
-    load_weights(path, network, part["network"])
-    optimizer_state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part["optimizer"].items():
+        kind, _, rest = name.partition(".")
+        parts[kind][rest] = tensor
+    _check_weights(path, network, parts["best"])
+    load_weights(path, network, parts["network"])
+    state: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in parts["optimizer"].items():
         index, _, key = name.partition(".")
-        optimizer_state.setdefault(int(index), {})[key] = tensor
+        state[int(index)][key] = tensor
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
     guard.load_state_dict(facts["guard"])
-    return Progress(
-        step=facts["step"],
-        planned_steps=facts["planned_steps"],
-        seconds=facts["seconds"],
-        best_loss=facts["best_loss"],
-        best_step=facts["best_step"],
-        best_weights=part["best"],
-    )
+    return Progress(**{name: facts[name] for name in COUNTS}, best_weights=parts["best"])
 
 
 def load_weights(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights into a network of exactly that shape.
+    """Load weights into a network of exactly that shape; weights that do not fit change nothing.
+
+    Args:
+        path: Where they come from, for the error.
+        network: Any module.
+        weights: Its state by name.
 
     Raises:
         RunDirectoryError: Names, shapes or values do not fit.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> load_weights(Path("model.safetensors"), layer, {"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
+        >>> layer.weight.item()
+        1.0
     """
+    _check_weights(path, network, weights)
+    network.load_state_dict(dict(weights))
+
+
+def _check_weights(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != got:
@@ -140,6 +180,7 @@ def load_weights(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) 
         raise RunDirectoryError(problem)
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
-        problem = Problem(f"{path}, tensors {', '.join(broken[:5])}", "finite weights", "nan or inf", "fit again")
+        problem = Problem(
+            f"{path}, tensors {', '.join(broken[:5])}", "finite weights", "nan or inf", "restore the file, or fit again"
+        )
         raise RunDirectoryError(problem)
-    network.load_state_dict(dict(weights))

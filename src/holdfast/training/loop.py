@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from holdfast.errors import Problem, TrainingError
 from holdfast.gradients import GradientGuard, Role, parse_rule
 from holdfast.networks import ForecastNetwork
-from holdfast.telemetry import Outlook, StepRecord, TelemetryLog
+from holdfast.telemetry import Outlook, StepRecord, TelemetryLog, ValidationRecord
 from holdfast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from holdfast.training.schedule import learning_rate
 from holdfast.training.split import Split
@@ -45,7 +46,11 @@ class TrainingConfig:
         time_budget: Seconds that the loop may take; the schedule is stretched to end in time. None: no limit.
         clip: Rule as `parse_rule` reads it.
         clip_roles: Roles that the rule is over, jointly.
-        seed: Of weights, windows and dropout.
+        seed: Of windows and dropout.
+
+    Example:
+        >>> TrainingConfig(max_steps=100, clip="none").optimizer
+        'adamw'
     """
 
     optimizer: str = "adamw"
@@ -68,6 +73,16 @@ class Task:
         windows: The series.
         split: Which rows may be learned from.
         error_scale_n: Seasonal naive error of each series, in the units of the data.
+
+    Example:
+        >>> import numpy as np
+        >>> from holdfast.networks import NetworkConfig, QuantileHead
+        >>> from holdfast.training import split_series
+        >>> windows = Windows.from_arrays(np.arange(12.0), offsets=[0, 12], lengths=[10])
+        >>> network = ForecastNetwork(NetworkConfig(horizon=2, context_length=4), QuantileHead((80.0,)))
+        >>> task = Task(network, windows, split_series(np.array([10]), 4, 2), torch.ones(1))
+        >>> task.split.until_n.tolist()
+        [8]
     """
 
     network: ForecastNetwork
@@ -119,23 +134,37 @@ def train(
 
     Raises:
         TrainingError: Ten steps in a row were not finite.
+        RunDirectoryError: The checkpoint is missing, damaged or of another network.
         KeyboardInterrupt: The user pressed Ctrl-C; the state was saved if there is a checkpoint file.
+
+    Example:
+        >>> import numpy as np
+        >>> from holdfast.networks import NetworkConfig, QuantileHead
+        >>> from holdfast.training import split_series
+        >>> windows = Windows.from_arrays(np.arange(22.0) ** 2, offsets=[0, 22], lengths=[20])
+        >>> shapes = NetworkConfig(horizon=2, context_length=4, hidden_size=4, num_layers=1)
+        >>> network = ForecastNetwork(shapes, QuantileHead((80.0,)))
+        >>> task = Task(network, windows, split_series(np.array([20]), 4, 2), torch.ones(1))
+        >>> with TelemetryLog() as log:
+        ...     progress = train(task, TrainingConfig(max_steps=3, batch_size=8), log)
+        >>> progress.step, [record.step for record in log.records]
+        (3, [0, 1, 2, 3, 3])
     """
+    task.network.train()
     optimizer, guard = make_optimizer(task.network, config), make_guard(task.network, config)
     if resume and checkpoint is not None:
         progress = load_checkpoint(checkpoint, task.network, optimizer, guard)
-        if config.time_budget is None:
-            progress.planned_steps = config.max_steps
+        progress.planned_steps = fitting_steps(progress, config, progress.seconds / progress.step)
     else:
         progress = Progress(step=0, planned_steps=config.max_steps if task.split.trainable else 0)
         _validate(task, progress, log)
     loop = _Loop(task, config, progress, optimizer, guard, log)
 
     with interruptions() as interrupted:
-        while progress.step < progress.planned_steps and not loop.out_of_time():
-            outlook = loop.step()
+        while progress.step < progress.planned_steps:
+            record = loop.step()
             if show is not None:
-                show(outlook)
+                show(loop.outlook(record))
             due = progress.step % VALIDATE_EVERY == 0 or progress.step == progress.planned_steps
             if due:
                 _validate(task, progress, log)
@@ -167,7 +196,7 @@ class _Loop:
         self.seconds_before = self.progress.seconds
         self.started = time.perf_counter()
 
-    def step(self) -> Outlook:
+    def step(self) -> StepRecord:
         """Draw the windows of the next step, take it, keep its record."""
         progress, network = self.progress, self.task.network
         number = progress.step + 1
@@ -186,66 +215,77 @@ class _Loop:
             )
         self.log.append(record)
         if self.guard.bad_in_a_row >= MOST_BAD_STEPS:
-            raise TrainingError(_gave_up(record, self.config))
+            raise TrainingError(_gave_up(record, self.config, self.peak))
         progress.step = number
         progress.seconds = self.seconds_before + time.perf_counter() - self.started
         self.plan()
-        return self.outlook(record)
+        return record
+
+    @property
+    def pace(self) -> float:
+        """Seconds per step since the run was started or resumed."""
+        return (self.progress.seconds - self.seconds_before) / (self.progress.step - self.resumed_at)
 
     def plan(self) -> None:
         """Fit the number of steps into the time budget, if there is one."""
         budget, progress = self.config.time_budget, self.progress
-        here = progress.step - self.resumed_at
-        if budget is None or here < CALIBRATION_STEPS or (here > CALIBRATION_STEPS and progress.step % VALIDATE_EVERY):
+        if budget is None:
             return
-        pace = (progress.seconds - self.seconds_before) / here
-        fitting = progress.step + int((budget - progress.seconds) / pace)
-        progress.planned_steps = max(progress.step, min(self.config.max_steps, fitting))
-
-    def out_of_time(self) -> bool:
-        """Whether the time budget is spent."""
-        return self.config.time_budget is not None and self.progress.seconds >= self.config.time_budget
+        here = progress.step - self.resumed_at
+        known = here == CALIBRATION_STEPS or (here > CALIBRATION_STEPS and progress.step % VALIDATE_EVERY == 0)
+        if known or progress.seconds >= budget:
+            progress.planned_steps = fitting_steps(progress, self.config, self.pace)
 
     def outlook(self, record: StepRecord) -> Outlook:
         """What to show."""
         progress = self.progress
-        pace = (progress.seconds - self.seconds_before) / (progress.step - self.resumed_at)
-        seconds_left = pace * (progress.planned_steps - progress.step)
+        seconds_left = self.pace * (progress.planned_steps - progress.step)
         if self.config.time_budget is not None:
             seconds_left = min(seconds_left, self.config.time_budget - progress.seconds)
         return Outlook(
             step=progress.step,
             planned_steps=progress.planned_steps,
             record=record,
-            validation=self.log.validations[-1] if self.log.validations else None,
+            validation=next((kept for kept in reversed(self.log.records) if isinstance(kept, ValidationRecord)), None),
             clip_fraction=self.guard.summary().clip_fraction,
             seconds_left=max(seconds_left, 0.0),
         )
 
 
+def fitting_steps(progress: Progress, config: TrainingConfig, pace: float) -> int:
+    """Steps of the whole run, if each of those that are left takes `pace` seconds.
+
+    Example:
+        >>> fitting_steps(Progress(20, 1200, seconds=2.0), TrainingConfig(time_budget=10.0), pace=0.1)
+        100
+    """
+    if config.time_budget is None:
+        return config.max_steps
+    seconds_left = max(config.time_budget - progress.seconds, 0.0)
+    return max(progress.step, min(config.max_steps, progress.step + int(seconds_left / pace)))
+
+
 def _validate(task: Task, progress: Progress, log: TelemetryLog) -> None:
-    """Validate, and remember the weights if they are the best so far."""
-    if not len(task.split.validated):
-        progress.best_weights = _copy(task.network)
-        return
-    record = validate(task.network, task.windows, task.split, task.error_scale_n, progress.step)
-    log.append(record)
-    if record.loss < progress.best_loss or not progress.best_weights:
-        progress.best_loss, progress.best_step = record.loss, progress.step
-        progress.best_weights = _copy(task.network)
+    """Validate, and remember the weights if they are the best so far; where nothing can be scored, the first ones."""
+    loss = math.nan
+    if len(task.split.validated):
+        record = validate(task.network, task.windows, task.split, task.error_scale_n, progress.step)
+        log.append(record)
+        progress.seconds += record.seconds
+        loss = record.loss
+    if loss < progress.best_loss or not progress.best_weights:
+        progress.best_loss = math.inf if math.isnan(loss) else loss
+        progress.best_step = progress.step
+        progress.best_weights = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
 
 
-def _copy(network: ForecastNetwork) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def _gave_up(record: StepRecord, config: TrainingConfig) -> Problem:
+def _gave_up(record: StepRecord, config: TrainingConfig, peak: float) -> Problem:
     return Problem(
         where=f"training step {record.step}",
         expected="a finite loss and finite gradients",
         got=f"{MOST_BAD_STEPS} steps in a row without; loss {record.loss}; not finite: "
-        f"{', '.join(record.nonfinite[:5]) or 'the loss only'}",
-        fix=f"lower the learning rate (now {record.lr:.2g}: --lr {record.lr / 10:.1g}), clip harder (now --clip "
+        f"{', '.join(record.nonfinite[:5])}",
+        fix=f"lower the learning rate (its peak is {peak:.2g}: --lr {peak / 10:.2g}), clip harder (now --clip "
         f"{config.clip}), or look for outliers with `holdfast check`; no weight was changed by these steps",
     )
 
@@ -253,19 +293,21 @@ def _gave_up(record: StepRecord, config: TrainingConfig) -> Problem:
 @contextmanager
 def seeded(seed: int, step: int) -> Iterator[None]:
     """Random numbers (dropout) that depend on seed and step alone; the caller's random state comes back afterwards."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed((seed * 1_000_003 + step) % 2**63)
         yield
 
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Let a first Ctrl-C wait for the end of the step; a second one acts at once. Only the main thread can listen."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let a first Ctrl-C wait for the end of the step; a second one acts at once.
+
+    Only the main thread can listen, and a process that ignores Ctrl-C (in the background of a script) goes on to.
+    """
+    asked, before = False, signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield lambda: False
         return
-    asked = False
-    before = signal.getsignal(signal.SIGINT)
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked

@@ -22,6 +22,10 @@ class Split:
         first_n: First cutoff to train on.
         last_n: Last cutoff to train on; below `first_n` where a series is too short to train on.
         validated: Numbers of the series that validate, each with its cutoff at `until_n`.
+
+    Example:
+        >>> split_series(np.array([2]), context_length=4, horizon=2).trainable
+        False
     """
 
     until_n: NDArray[np.int64]
@@ -64,7 +68,7 @@ def error_scales(
     """In-sample mean absolute error of the seasonal naive forecast, per series (the scale of MASE).
 
     mean over t of |y_t - y_{t-m}| inside the rows before `until` (Hyndman and Koehler 2006). Where a series has no
-    such pair or repeats itself exactly, its mean absolute value, and 1 where that is 0 too.
+    such pair or repeats itself to a millionth of its mean absolute value, that value, and 1 where it is 0 too.
 
     Args:
         y_R: Values of all series, nan where missing, in the units of the data.
@@ -79,25 +83,24 @@ def error_scales(
         >>> error_scales(np.array([1.0, 3.0, 2.0, 5.0]), np.array([0]), np.array([4]), season=2).tolist()
         [1.5]
     """
-    count = len(start_n)
-    mean_absolute_n, _ = _means(np.abs(y_R), np.arange(count), start_n, until_n)
-    pair_n = np.maximum(until_n - season, 0)
-    difference_R = np.abs(y_R[season:] - y_R[:-season]) if len(y_R) > season else y_R[:0]
-    error_n, _ = _means(difference_R, np.arange(count), start_n, pair_n)
-    fallback_n = np.where(mean_absolute_n > 0, mean_absolute_n, 1.0)
+    row, owner = _rows(start_n, until_n)
+    level_n = _means(np.abs(y_R[row]), owner, len(start_n))
+    row, owner = _rows(start_n, np.maximum(until_n - season, 0))
+    error_n = _means(np.abs(y_R[row + season] - y_R[row]), owner, len(start_n))
+    fallback_n = np.where(level_n > 0, level_n, 1.0)
     # below this share of the level an error is rounding: dividing by it would let one series drown the others
     return np.where(error_n > 1e-6 * fallback_n, error_n, fallback_n)
 
 
-def _means(
-    values_R: NDArray[np.float64], series: NDArray[np.int64], start_n: NDArray[np.int64], length_n: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Mean of the finite values among the first `length` rows of each series, and how many there are."""
-    owner_R = np.repeat(series, length_n)
-    before_n = np.concatenate([[0], np.cumsum(length_n)[:-1]])
-    row_R = np.arange(len(owner_R)) - before_n[owner_R] + start_n[owner_R]
-    used_R = values_R[row_R]
-    finite_R = np.isfinite(used_R)
-    count_n = np.bincount(owner_R[finite_R], minlength=len(series))
-    sum_n = np.bincount(owner_R[finite_R], weights=used_R[finite_R], minlength=len(series))
-    return sum_n / np.maximum(count_n, 1), count_n
+def _rows(start_n: NDArray[np.int64], count_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first `count` rows of each series, one series after the other, and which series each belongs to."""
+    owner = np.repeat(np.arange(len(count_n)), count_n)
+    before_n = np.cumsum(count_n) - count_n
+    return np.arange(len(owner)) + (start_n - before_n)[owner], owner
+
+
+def _means(values: NDArray[np.float64], owner: NDArray[np.int64], n_series: int) -> NDArray[np.float64]:
+    """Mean of the finite values of each series; 0 where there is none."""
+    finite = np.isfinite(values)
+    count_n = np.bincount(owner[finite], minlength=n_series)
+    return np.bincount(owner[finite], weights=values[finite], minlength=n_series) / np.maximum(count_n, 1)

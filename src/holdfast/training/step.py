@@ -36,6 +36,23 @@ def train_step(
 
     Returns:
         What the step measured.
+
+    Raises:
+        OptionError: The optimiser has parameters that the guard does not know.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from holdfast.gradients import ClipNorm
+        >>> from holdfast.networks import NetworkConfig, QuantileHead
+        >>> from holdfast.windows import Windows
+        >>> windows = Windows.from_arrays(np.arange(12.0) ** 2, offsets=[0, 12], lengths=[10])
+        >>> batch = windows.gather([0, 0], [6, 8], context_length=4, horizon=2)
+        >>> network = ForecastNetwork(NetworkConfig(horizon=2, context_length=4), QuantileHead((80.0,)))
+        >>> optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        >>> guard = GradientGuard(network, ClipNorm(1.0), overrides=network.ROLES)
+        >>> record = train_step(network, batch, torch.ones(2), optimizer, guard, step=1)
+        >>> record.clipped, record.clipped_norm
+        (True, 1.0)
     """
     started = time.perf_counter()
 

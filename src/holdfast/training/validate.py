@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from holdfast.networks import ForecastNetwork, Target, anchor_forecasts
+from holdfast.networks import Anchor, ForecastNetwork, Target, anchor_forecasts
 from holdfast.telemetry import ValidationRecord
 from holdfast.training.split import Split
 from holdfast.windows import Windows
@@ -21,10 +21,32 @@ def validate(
 ) -> ValidationRecord:
     """Loss, scaled error and skill on the F rows behind `until` of each validated series.
 
-    The seasonal naive forecast beside it is that of the network's first season (the last value without one).
+    The seasonal naive forecast beside it is that of the network's first season (the last value without one), as far
+    back as the context reaches. The network is in training mode afterwards.
+
+    Args:
+        network: The forecaster, on the device of the windows.
+        windows: The series.
+        split: Which series to validate on, and from which row.
+        error_scale_n: Seasonal naive error of each series, in the units of the data.
+        step: Optimiser steps done, for the record.
+
+    Returns:
+        Means over all observed targets; nan where there is none, and a skill of nan where seasonal naive is exact.
+
+    Example:
+        >>> import numpy as np
+        >>> from holdfast.networks import NetworkConfig, QuantileHead
+        >>> from holdfast.training import split_series
+        >>> windows = Windows.from_arrays([5.0, 1.0, 2.0, 4.0, 9.0, 9.0], offsets=[0, 6], lengths=[4])
+        >>> network = ForecastNetwork(NetworkConfig(horizon=2, context_length=2), QuantileHead((80.0,)))
+        >>> record = validate(network, windows, split_series(np.array([4]), 2, 2), torch.tensor([4.0]), step=0)
+        >>> record.error, record.skill  # |2 - 1| and |4 - 1|, in units of 4; the untrained network repeats the 1
+        (0.5, 0.0)
     """
     started = time.perf_counter()
     config, sums = network.config, torch.zeros(4, dtype=torch.float64)
+    season: Anchor = ("season", config.seasons[0]) if config.seasons else ("last", 1)
     network.eval()
     for start in range(0, len(split.validated), WINDOWS_AT_ONCE):
         series = torch.from_numpy(split.validated[start : start + WINDOWS_AT_ONCE])
@@ -32,8 +54,7 @@ def validate(
         batch = windows.gather(series, cutoff, context_length=config.context_length, horizon=config.horizon)
         error_scale_B, mask_BF = error_scale_n[batch.series_B], batch.target_mask_BF
         parameters = network(batch)
-        season = ("season", config.seasons[0]) if config.seasons else ("last", 1)
-        naive_BF = anchor_forecasts(batch.y_BT, batch.mask_BT, [season], config.horizon)[..., 0]  # type: ignore[list-item]
+        naive_BF = anchor_forecasts(batch.y_BT, batch.mask_BT, [season], config.horizon)[..., 0]
         scaled = [
             network.head.loss(parameters, Target(batch.target_BF, error_scale_B)),
             (network.head.point(parameters) - batch.target_BF).abs() / error_scale_B[:, None],
