@@ -22,8 +22,8 @@ from holdfast.networks.heads import (
     StudentTHead,
     Target,
     make_head,
-    probabilities_of,
 )
+from holdfast.networks.quantiles import probabilities_of
 from holdfast.networks.scaling import WindowScale
 
 LEVELS = (80.0, 95.0)

@@ -21,7 +21,8 @@ from holdfast.networks import (
     batch_loss,
     make_head,
 )
-from holdfast.networks.heads import SMALLEST_MEAN, SMALLEST_SHARE, probabilities_of
+from holdfast.networks.heads import SMALLEST_MEAN, SMALLEST_SHARE
+from holdfast.networks.quantiles import probabilities_of
 from holdfast.windows import Windows
 
 T, F, SEASON = 12, 5, 4

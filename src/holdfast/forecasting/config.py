@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from holdfast.errors import HoldfastError, OptionError, Problem
 from holdfast.gradients import ROLES, Role, parse_rule
 from holdfast.networks import CELLS, HEADS
+from holdfast.series import Freq
 
 LARGEST_SEED = 2**63 - 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
     """What to forecast, with which network, trained how.
 
@@ -22,7 +25,8 @@ class Config:
         horizon: Steps to forecast. None: the usual number for the frequency (48 hours, 14 days, 18 months, ...).
         season_length: Steps in one season, or several of them; the first is that of the seasonal naive forecast.
             None: the usual ones of the frequency. Further seasons are looked for in the data.
-        context_length: Past steps fed. None: two of the longest season, at least four of the first.
+        context_length: Past steps fed, rounded up to whole segments. None: two of the longest season, at least four of
+            the first.
         cell: lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear.
         hidden_size: Units per recurrent layer.
         layers: Recurrent layers.
@@ -52,8 +56,8 @@ class Config:
         OptionError: With every option that cannot work.
 
     Example:
-        >>> Config(horizon=48, season_length=24).season_length
-        (24,)
+        >>> Config(horizon=48, season_length=24)
+        Config(horizon=48, season_length=(24,))
         >>> Config(horizon=0)
         Traceback (most recent call last):
         ...
@@ -92,14 +96,22 @@ class Config:
     fill_gaps: bool = False
 
     def __post_init__(self) -> None:
-        """Bring lists and single values into tuples, then check everything at once."""
-        for name in _TUPLES:
-            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        """Bring lists and single values into tuples, numpy's numbers into Python's, then check everything at once."""
+        for option in fields(Config):
+            value = getattr(self, option.name)
+            several = option.name in _TUPLES and not (option.name == "season_length" and value is None)
+            object.__setattr__(self, option.name, _as_tuple(value) if several else _as_plain(value))
         if self.clip_roles == ("all",):
             object.__setattr__(self, "clip_roles", ROLES)
         problems = list(_problems(self))
         if problems:
             raise OptionError(problems)
+
+    def __repr__(self) -> str:
+        """The options that are not at their default, as they were written."""
+        values = [(option, getattr(self, option.name)) for option in fields(Config)]
+        said = [f"{option.name}={value!r}" for option, value in values if value != option.default]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     @property
     def seasons_given(self) -> tuple[int, ...] | None:
@@ -139,10 +151,13 @@ _WHOLE_NUMBERS |= {"max_steps": 0, "seed": 0}
 _OPTIONAL = ("horizon", "context_length", "segment", "lr", "time_budget")
 
 
-def _as_tuple(value: Any) -> Any:
-    if value is None or isinstance(value, tuple):
-        return value
-    return tuple(value) if isinstance(value, list) else (value,)
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    several = isinstance(value, tuple | list | np.ndarray)
+    return tuple(map(_as_plain, value)) if several else (_as_plain(value),)
+
+
+def _as_plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _problems(config: Config) -> Iterator[Problem]:
@@ -155,11 +170,14 @@ def _problems(config: Config) -> Iterator[Problem]:
         if value is None and name in _OPTIONAL:
             continue
         if not _is_whole(value) or not least <= value <= LARGEST_SEED:
-            expected = f"a whole number of at least {least}"
+            expected = f"a whole number of at least {least}" + (" and below 2^63" if name == "seed" else "")
             yield _wrong(name, expected, value, f"give --{_flag(name)} {least} or more")
     yield from _number_problems(config)
     yield from _sequence_problems(config)
+    yield from _column_problems(config)
     yield from _clip_problems(config)
+    if config.freq is not None:
+        yield from _refusal(Freq.parse, config.freq)
 
 
 def _number_problems(config: Config) -> Iterator[Problem]:
@@ -169,8 +187,11 @@ def _number_problems(config: Config) -> Iterator[Problem]:
         value = getattr(config, name)
         if value is not None and (not _is_number(value) or not 0 < value < math.inf):
             yield _wrong(name, "a number above 0", value, f"give --{_flag(name)} {example}")
-    if len(config.bounds) != 2 or not all(map(_is_number, config.bounds)) or not config.bounds[0] < config.bounds[1]:
-        yield _wrong("bounds", "two numbers, the lower first", config.bounds, "give --bounds 0,1")
+    bounds = config.bounds
+    if len(bounds) != 2 or not all(map(_is_finite, bounds)) or not bounds[0] < bounds[1]:
+        yield _wrong("bounds", "two numbers, the lower first", bounds, "give --bounds 0,1")
+    if not _is_flag(config.fill_gaps):
+        yield _wrong("fill_gaps", "True or False", config.fill_gaps, "give --fill-gaps, or leave it out")
 
 
 def _sequence_problems(config: Config) -> Iterator[Problem]:
@@ -179,21 +200,34 @@ def _sequence_problems(config: Config) -> Iterator[Problem]:
         yield _wrong("season_length", "whole numbers of at least 1", seasons, "give --season-length 24 or 24,168")
     if not config.levels or not all(_is_number(level) and 0 < level < 100 for level in config.levels):
         yield _wrong("levels", "percentages above 0 and below 100", config.levels, "give --levels 80,95")
+
+
+def _column_problems(config: Config) -> Iterator[Problem]:
     names = [config.id_col, config.time_col, config.target_col, *config.static, *config.future, *config.past]
+    unnamed = [name for name in names if not isinstance(name, str) or not name]
+    if unnamed:
+        fix = "give the name of each column; a table of one series needs no id column"
+        yield _wrong("columns", "names of columns", ", ".join(map(repr, unnamed)), fix)
+        return
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         yield _wrong("columns", "each column in one part only", ", ".join(twice), "name each column once")
 
 
 def _clip_problems(config: Config) -> Iterator[Problem]:
-    try:
-        parse_rule(config.clip)
-    except HoldfastError as error:
-        yield from error.problems
+    yield from _refusal(parse_rule, config.clip)
     unknown = [role for role in config.clip_roles if role not in ROLES]
     if unknown or not config.clip_roles:
-        expected = f"roles among {', '.join(ROLES)}, or all"
-        yield _wrong("clip_roles", expected, ", ".join(unknown) or "none", "give --clip-roles recurrent,input,bias")
+        expected, got = f"roles among {', '.join(ROLES)}, or all", ", ".join(map(str, unknown)) or "none"
+        yield _wrong("clip_roles", expected, got, "give --clip-roles recurrent,input,bias")
+
+
+def _refusal(parse: Callable[[Any], object], value: Any) -> tuple[Problem, ...]:
+    try:
+        parse(value)
+    except HoldfastError as error:
+        return error.problems
+    return ()
 
 
 def _wrong(name: str, expected: str, got: object, fix: str) -> Problem:
@@ -208,5 +242,13 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_finite(value: object) -> bool:
+    return _is_number(value) and abs(value) < math.inf  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from holdfast.errors import DataError, Problem
 from holdfast.forecasting import rundir
 from holdfast.forecasting.backtest import backtest_table
 from holdfast.forecasting.config import Config, config_facts, config_of
@@ -81,6 +82,30 @@ def columns_of(config: Config) -> Columns:
     )
 
 
+def check_target(config: Config, store: SeriesStore, source: str) -> None:
+    """Refuse values that the head gives no probability: counts below 0 or in parts, values out of bounds.
+
+    Raises:
+        DataError: With an example of such a value and its series.
+    """
+    low, high = config.bounds
+    y_R = store.y
+    refused: dict[str, tuple[NDArray[np.bool_], str, str]] = {
+        "negative-binomial": ((y_R < 0) | (y_R != np.floor(y_R)), "whole counts of at least 0", "--head student-t"),
+        "sigmoid": ((y_R < low) | (y_R > high), f"values from {low:g} to {high:g}", "--bounds LOW,HIGH"),
+    }
+    if config.head not in refused:
+        return
+    wrong_R, expected, fix = refused[config.head]
+    rows = np.flatnonzero(wrong_R & np.isfinite(y_R))
+    if len(rows):
+        series = int(np.searchsorted(store.offsets, rows[0], side="right")) - 1
+        time = store.times(series, int(rows[0] - store.offsets[series]), int(rows[0] - store.offsets[series]) + 1)[0]
+        got = f"{y_R[rows[0]]:g} in series {store.ids[series]!r} at {time}; {len(rows)} such values"
+        where = f"{source}, column {config.target_col} for --head {config.head}"
+        raise DataError(Problem(where, expected, got, f"give {fix}, or correct the values"))
+
+
 def canonical(columns: Columns) -> Columns:
     """The same covariates beside the canonical names, as `Checked.table` has them."""
     return replace(columns, id="unique_id", time="ds", target="y")
@@ -106,6 +131,7 @@ def prepare(
         fill_gaps=config.fill_gaps,
         source=source,
     )
+    check_target(config, checked.store, source)
     horizon = checked.store.horizon
     seasons = find_seasons(checked.store, config.seasons_given, holdout=horizon * (kept_back + 1))
     config = replace(config, horizon=horizon, freq=checked.store.freq.text)

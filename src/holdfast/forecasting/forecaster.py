@@ -37,7 +37,7 @@ from holdfast.windows import Windows
 Show = Callable[[Outlook], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Forecaster(Config):
     """A recurrent forecaster: its fields are the options (see `Config`), all by keyword, none needed.
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from holdfast.errors import DataError, Problem
 from holdfast.forecasting.metrics import MODEL
-from holdfast.networks import ForecastNetwork
-from holdfast.networks.heads import probabilities_of
+from holdfast.networks import ForecastNetwork, probabilities_of
 from holdfast.series import SeriesStore
 from holdfast.windows import Windows
 

@@ -16,6 +16,7 @@ from holdfast.networks.heads import (
     make_head,
 )
 from holdfast.networks.init import init_recurrent_
+from holdfast.networks.quantiles import probabilities_of
 from holdfast.networks.scaling import WindowScale, masked_mean, window_scale
 
 __all__ = [
@@ -44,5 +45,6 @@ __all__ = [
     "make_cell",
     "make_head",
     "masked_mean",
+    "probabilities_of",
     "window_scale",
 ]

@@ -42,6 +42,10 @@ class NetworkConfig:
         past_size: Number of past covariates.
         known_size: Number of future covariates and calendar features.
         static_size: Number of static features.
+
+    Example:
+        >>> NetworkConfig(horizon=48, context_length=336, segment=24, seasons=(24, 168)).cell
+        'lstm'
     """
 
     horizon: int
@@ -59,7 +63,14 @@ class NetworkConfig:
 
 
 class Standardise(nn.Module):
-    """(x - mean) / deviation per column, with the columns' figures kept beside the weights."""
+    """(x - mean) / deviation per column, with the columns' figures kept beside the weights.
+
+    Example:
+        >>> standardise = Standardise(1)
+        >>> standardise.learn(torch.tensor([[1.0], [3.0], [torch.nan]]))
+        >>> standardise(torch.tensor([[5.0]])).tolist()
+        [[3.0]]
+    """
 
     mean_C: Tensor
     deviation_C: Tensor
@@ -192,6 +203,16 @@ def naive_error(z_BT: Tensor, mask_BT: Tensor, season: int) -> Tensor:
 
 
 def batch_loss(head: Head, parameters: HeadParameters, batch: Batch, error_scale_B: Tensor) -> Tensor:
-    """Mean loss over the observed targets of a batch; nan where there is none."""
+    """Mean loss over the observed targets of a batch; nan where there is none.
+
+    Example:
+        >>> from holdfast.networks import QuantileHead
+        >>> from holdfast.windows import Windows
+        >>> batch = Windows.from_arrays([4.0, 4.0, 6.0], [0, 3], [3]).gather([0], [2], context_length=2, horizon=1)
+        >>> network = ForecastNetwork(NetworkConfig(horizon=1, context_length=2), QuantileHead((80.0,)))
+        >>> scale_B = torch.tensor([2.0])
+        >>> round(batch_loss(network.head, network(batch), batch, scale_B).item(), 2)  # 1 of the median, 1 of all three
+        2.0
+    """
     loss_BF = head.loss(parameters, Target(batch.target_BF, error_scale_B))
     return loss_BF[batch.target_mask_BF].mean()

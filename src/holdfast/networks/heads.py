@@ -23,7 +23,6 @@ from torch import Tensor
 
 from holdfast.errors import OptionError, Problem
 from holdfast.networks.quantiles import UNIT_SOFTPLUS, QuantileSteps
-from holdfast.networks.quantiles import probabilities_of as probabilities_of
 from holdfast.networks.scaling import WindowScale
 
 SMALLEST_WIDTH = 1e-3  # of the width that a head starts with; a floor with a slope, so that no width gets stuck there
@@ -42,6 +41,11 @@ class HeadParameters:
     Attributes:
         values_BFP: Parameters of the distribution at each step, in the units that the head states.
         scale: The windows' normalisation.
+
+    Example:
+        >>> scale = WindowScale(torch.tensor([10.0]), torch.tensor([2.0]))
+        >>> GaussianHead().point(HeadParameters(torch.tensor([[[0.5, 1.0]]]), scale)).tolist()
+        [[11.0]]
     """
 
     values_BFP: Tensor
@@ -56,6 +60,10 @@ class Target:
         y_BF: Values in the units of the data (float64), 0 where missing.
         error_scale_B: In-sample error of the seasonal naive forecast of each series, in the units of the data:
             losses in these units weigh every series alike, as MASE does (Hyndman and Koehler 2006).
+
+    Example:
+        >>> Target(torch.tensor([[3.0, 5.0]]), error_scale_B=torch.tensor([2.0])).y_BF.shape
+        torch.Size([1, 2])
     """
 
     y_BF: Tensor

@@ -20,6 +20,11 @@ class WindowScale:
     Attributes:
         loc_B: Level, in the units of the data (float64).
         scale_B: Spread, in the units of the data, above 0 (float64).
+
+    Example:
+        >>> scale = WindowScale(torch.tensor([10.0]), torch.tensor([2.0]))
+        >>> scale.normalise(torch.tensor([[14.0]])).tolist(), scale.restore(torch.tensor([[2.0]])).tolist()
+        ([[2.0]], [[14.0]])
     """
 
     loc_B: Tensor

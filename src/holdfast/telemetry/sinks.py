@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from rich.console import Console
@@ -55,7 +56,7 @@ class ProgressLine:
 
 
 def progress_text(outlook: Outlook) -> str:
-    """One line: step, loss, skill, gradient norm, clip fraction, time left.
+    """One line that fits into 80 columns: step, loss, skill, gradient norm, clip fraction, time left.
 
     Example:
         >>> from holdfast.telemetry import StepRecord
@@ -63,14 +64,14 @@ def progress_text(outlook: Outlook) -> str:
         ...     cosine=1.0, role_norms={}, role_coefs={}, role_clipped_norms={}, clipped=True, skipped=False,
         ...     nonfinite=(), seconds=0.01)
         >>> progress_text(Outlook(5, 10, record, None, 0.2, 65.0))
-        'step 5/10  loss 0.5000  skill -  gradient norm 2.00  clipped 20 %  1:05 left'
+        'step 5/10  loss 0.5  skill -  grad norm 2  clip 20 %  1:05 left'
     """
     record, validation = outlook.record, outlook.validation
     skill = "-" if validation is None else f"{validation.skill:.3f}"
+    clip = "-" if math.isnan(outlook.clip_fraction) else f"{100 * outlook.clip_fraction:.0f} %"
     minutes, seconds = divmod(round(outlook.seconds_left), 60)
     state = "  SKIPPED: not finite" if record.skipped else ""
     return (
-        f"step {outlook.step}/{outlook.planned_steps}  loss {record.loss:.4f}  skill {skill}  "
-        f"gradient norm {record.total_norm:.2f}  clipped {100 * outlook.clip_fraction:.0f} %  "
-        f"{minutes}:{seconds:02d} left{state}"
+        f"step {outlook.step}/{outlook.planned_steps}  loss {record.loss:.4g}  skill {skill}  "
+        f"grad norm {record.total_norm:.3g}  clip {clip}  {minutes}:{seconds:02d} left{state}"
     )
