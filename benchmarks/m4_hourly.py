@@ -51,8 +51,15 @@ def run(seed: int, train: pl.DataFrame, test: pl.DataFrame) -> dict[str, float]:
     naive = naive_table(train, test, SEASON).select("unique_id", "ds", "cutoff", "seasonal_naive")
     scores = scores_of(forecasts.join(naive, on=["unique_id", "ds"]), train, forecaster.levels)
     metrics = forecaster.fitted.metrics
-    return {"seed": seed, **scores, "training_seconds": metrics["seconds"], "fit_seconds": fitted - started,
-            "steps": metrics["steps"], "best_step": metrics["best_step"], "validation_skill": metrics["skill"]}
+    return {
+        "seed": seed,
+        **scores,
+        "training_seconds": metrics["seconds"],
+        "fit_seconds": fitted - started,
+        "steps": metrics["steps"],
+        "best_step": metrics["best_step"],
+        "validation_skill": metrics["skill"],
+    }
 
 
 def main() -> None:
@@ -61,8 +68,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     seeds = parser.parse_args().seeds
     train, test = m4_hourly("train"), m4_hourly("test")
-    naive = {f"seasonal naive {season}" if season > 1 else "naive": scores_of(naive_table(train, test, season), train)
-             for season in (1, SEASON)}
+    naive = {
+        f"seasonal naive {season}" if season > 1 else "naive": scores_of(naive_table(train, test, season), train)
+        for season in (1, SEASON)
+    }
     runs = []
     for seed in range(seeds):
         runs.append(run(seed, train, test))

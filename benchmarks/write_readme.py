@@ -55,7 +55,7 @@ def m4_block() -> str:
     winner = PUBLISHED["ES-RNN (winner, an ensemble)"][2]
     naive = facts["baselines"]["seasonal naive 24"]["owa"]
     return (
-        f"M4 Hourly with the defaults, mean of {len(runs)} seeds: OWA {owa:.3f} after {seconds:.0f} seconds of training "
+        f"M4 Hourly with the defaults, mean of {len(runs)} seeds: OWA {owa:.3f} after {seconds:.0f} s of training "
         f"(seasonal naive {naive:.3f}; the competition's winner, an ensemble, {winner:.3f}; the best submission on "
         f"this part {best:.3f}; lower is better). {machine_line(facts['machine'])}"
     )

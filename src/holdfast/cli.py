@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from holdfast import __version__
 from holdfast.errors import HoldfastError, OptionError, Problem
 
 app = typer.Typer(
     name="holdfast",
-    help="Recurrent forecasters that do not blow up: a table of time series in, a probabilistic forecast out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -130,6 +130,21 @@ def _seconds(text: str) -> float:
         raise OptionError(problem) from error
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        _say(out, f"holdfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and no more.")
+    ] = False,
+) -> None:
+    """Recurrent forecasters that do not blow up: a table of time series in, a probabilistic forecast out."""
+
+
 @app.command(epilog="Example: `holdfast demo --out demo`")
 def demo(
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the picture. [default: a new one]")] = None,
@@ -139,9 +154,9 @@ def demo(
     from holdfast.telemetry import ProgressLine
 
     with ProgressLine(err) as show:
-        result = run_demo(out_dir, show=show, say=lambda line: err.print(line, highlight=False))
+        result = run_demo(out_dir, show=show, say=lambda line: _say(err, line))
     _print_scores(result.scores)
-    out.print(f"picture: {result.picture}", highlight=False, soft_wrap=True)
+    _say(out, f"picture: {result.picture}")
 
 
 @app.command(epilog="Example: `holdfast check sales.csv --id-col shop --time-col day --target-col sold`")
@@ -151,7 +166,7 @@ def check(data: DataPath, config: Any) -> None:
     from holdfast.forecasting.runs import describe_file
 
     for line in describe_file(config, data):
-        out.print(line, highlight=False, soft_wrap=True)
+        _say(out, line)
 
 
 @app.command(epilog="Example: `holdfast fit sales.csv --horizon 48 --season-length 24 --out run`")
@@ -165,8 +180,8 @@ def fit(
     from holdfast.forecasting.runs import fit_file
 
     if out_dir is None:
-        err.print("nothing will be kept: give --out RUN to keep the model", highlight=False)
-    _train(lambda show: fit_file(config, data, out_dir, show=show), out_dir)
+        _say(err, "nothing will be kept: give --out RUN to keep the model")
+    _train(lambda show: fit_file(config, data, out_dir, show=show), out_dir, f"holdfast resume {out_dir}")
 
 
 @app.command(epilog="Example: `holdfast resume run --max-steps 2000`")
@@ -174,7 +189,8 @@ def resume(run: RunPath, max_steps: MaxSteps = None) -> None:
     """Go on with a fit that was stopped, to the same result to the bit; or train longer."""
     from holdfast.forecasting import Forecaster
 
-    _train(lambda show: Forecaster.resume(run, max_steps=max_steps, show=show), run)
+    further = f" --max-steps {max_steps}" if max_steps is not None else ""
+    _train(lambda show: Forecaster.resume(run, max_steps=max_steps, show=show), run, f"holdfast resume {run}{further}")
 
 
 @app.command(epilog="Example: `holdfast predict run --out forecast.csv`")
@@ -217,18 +233,20 @@ def backtest(
     _print_scores(scores)
 
 
-def _train(run: Callable[[Any], Any], kept: Path | None) -> None:
+def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:
     from holdfast.telemetry import ProgressLine
 
     try:
         with ProgressLine(err) as show:
             forecaster = run(show)
     except KeyboardInterrupt:
-        saved = f"saved; go on with: holdfast resume {kept}" if kept else "nothing was kept: there was no --out"
-        err.print(f"stopped. {saved}", highlight=False, soft_wrap=True)
+        started = kept is not None and (kept / "manifest.json").is_file()
+        nothing = "training had not begun" if kept else "there was no --out"
+        said = f"saved; go on with: {go_on}" if started else f"nothing was kept: {nothing}"
+        _say(err, f"stopped. {said}")
         raise typer.Exit(130) from None
     _print_scores(forecaster.fitted.metrics.get("scores", {}))
-    out.print(forecaster.summary(), highlight=False, soft_wrap=True)
+    _say(out, forecaster.summary())
 
 
 _SCORE_TITLES = {"mase": "MASE", "smape": "sMAPE, %", "rmse": "RMSE", "scaled_crps": "scaled CRPS"}
@@ -247,11 +265,15 @@ def _print_scores(scores: dict[str, dict[str, float]]) -> None:
     out.print(table)
 
 
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def main() -> None:
     """Run the command line: exit 0 good, 1 the user's data or options, 2 usage, 3 a run that failed."""
     try:
         app()
     except HoldfastError as error:
         for problem in error.problems:
-            err.print(f"Error: {problem}", highlight=False, soft_wrap=True, markup=False)
+            _say(err, f"Error: {problem}")
         raise SystemExit(error.exit_code) from None

@@ -150,6 +150,11 @@ CASES = {
         HEAD + days(*range(1, 31)) + "B,2024-01-01,1\nB,2024-02-01,1\nB,2024-03-01,1\nB,2024-04-01,1\n",
         "times", "one frequency in all series, 1d", "1mo from series 'B' at 2024-01-01 (line 32) on", "each frequency",
     ),
+    "a daily series among hourly ones, gaps to be filled": Case(
+        HEAD + hours("UTC", datetime(2024, 1, 1)) + "".join(f"B,2024-01-{day:02d} 00:00,1\n" for day in range(1, 15)),
+        "times", "one frequency in all series, 1h", "1d from series 'B' at 2024-01-01 00:00:00 (line 50) on", "each frequency",
+        options={"fill_gaps": True},
+    ),
     "no rhythm at all": Case(
         HEAD + days(1, 2, 5, 11, 13, 20, 28), "times", "one step", "irregular steps", "--freq"
     ),

@@ -123,7 +123,7 @@ def test_month_ends_that_are_clipped_come_back() -> None:
     assert got == [date(2023, 12, 31), date(2024, 1, 31), date(2024, 2, 29), date(2024, 3, 31), date(2024, 4, 30)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     text=st.sampled_from([text for text, _, _ in TWINS] + ["3mo", "3d", "45m", "12h", "2b"]),
     start=st.datetimes(datetime(1950, 1, 1), datetime(2100, 1, 1)),
@@ -145,7 +145,7 @@ def test_steps_undo_at(text: str, start: datetime, steps: list[int], zone: str |
     assert freq.at(starts, freq.steps(starts, times)).to_list() == times.to_list()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     text=st.sampled_from([text for text, _, _ in TWINS]),
     start=st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)),

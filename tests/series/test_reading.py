@@ -155,7 +155,12 @@ def test_what_is_no_frame_is_refused(value: Any) -> None:
 def test_columns_without_one_type_and_periods_are_refused(column: Any) -> None:
     with pytest.raises(DataError) as caught:
         as_polars(pd.DataFrame({"x": pd.Series(column)}))
-    assert "give every column one type" in caught.value.problems[0].fix
+    assert "one type: numbers" in caught.value.problems[0].fix
+
+
+def test_a_column_name_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="its own name"):
+        as_polars(pd.DataFrame([[1, 2]], columns=["y", "y"]))
 
 
 def test_decimals_arrive_as_numbers() -> None:

@@ -67,18 +67,16 @@ def backtest_table(
         Columns `unique_id`, `ds`, `cutoff`, `y` (null where missing), `holdfast`, two per level, `seasonal_naive`.
     """
     horizon, season = network.config.horizon, network.config.seasons[0] if network.config.seasons else 1
-    clamped_n = np.maximum(cutoff_n, 1)
-    table = forecast_table(network, store, windows, levels, clamped_n)
-    row_WF = (store.offsets[:-1] + clamped_n)[:, None] + np.arange(horizon)
-    naive_WF = np.stack(
-        [seasonal_naive(store.values(i)[:cutoff], season, horizon) for i, cutoff in enumerate(clamped_n)]
-    )
-    last_seen = store.freq.at(store.starts, clamped_n - 1)
+    table = forecast_table(network, store, windows, levels, cutoff_n)
+    series = np.flatnonzero(cutoff_n >= 1)
+    cutoff_W = cutoff_n[series]
+    row_WF = (store.offsets[series] + cutoff_W)[:, None] + np.arange(horizon)
+    naive_WF = np.stack([seasonal_naive(store.values(i)[: cutoff_n[i]], season, horizon) for i in series.tolist()])
+    last_seen = store.freq.at(store.starts.gather(series), cutoff_W - 1)
     table = table.with_columns(
-        last_seen.gather(np.repeat(np.arange(len(cutoff_n)), horizon)).alias("cutoff"),
+        last_seen.gather(np.repeat(np.arange(len(series)), horizon)).alias("cutoff"),
         pl.Series("y", store.y[row_WF].ravel()).fill_nan(None),
         pl.Series(BASELINE, naive_WF.ravel()),
     )
     first = ["unique_id", "ds", "cutoff", "y"]
-    table = table.select(*first, pl.exclude(*first))
-    return table.filter(np.repeat(cutoff_n >= 1, horizon))
+    return table.select(*first, pl.exclude(*first))

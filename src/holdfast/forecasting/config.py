@@ -33,7 +33,7 @@ class Config:
         segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1.
         dropout: Share of hidden values dropped while training, at least 0 and below 1.
         head: quantile, gaussian, student-t, negative-binomial (counts) or sigmoid (bounded targets).
-        levels: Prediction intervals in percent, above 0 and below 100.
+        levels: Prediction intervals in percent, from 0.01 to 99.99.
         bounds: Lower and upper bound of the target, for the sigmoid head.
         clip: norm:X, value:X or none; X is the largest norm, or the largest absolute value.
         clip_roles: Whose gradients the rule is over: input, recurrent, bias, head, other; "all" for all of them.
@@ -198,8 +198,8 @@ def _sequence_problems(config: Config) -> Iterator[Problem]:
     seasons = config.seasons_given
     if seasons is not None and (not all(map(_is_whole, seasons)) or any(season < 1 for season in seasons)):
         yield _wrong("season_length", "whole numbers of at least 1", seasons, "give --season-length 24 or 24,168")
-    if not config.levels or not all(_is_number(level) and 0 < level < 100 for level in config.levels):
-        yield _wrong("levels", "percentages above 0 and below 100", config.levels, "give --levels 80,95")
+    if not config.levels or not all(_is_number(level) and 0.01 <= level <= 99.99 for level in config.levels):
+        yield _wrong("levels", "percentages from 0.01 to 99.99", config.levels, "give --levels 80,95")
 
 
 def _column_problems(config: Config) -> Iterator[Problem]:

@@ -219,7 +219,8 @@ def read_prepared(run: Path) -> tuple[Prepared, NetworkConfig, rundir.Manifest]:
     """The series and shapes of a run directory."""
     manifest = rundir.read_manifest(run)
     config = config_of(dict(manifest.config))
-    table = rundir.read_series(run, manifest.fingerprint)
+    rundir.check_files(run, {rundir.SERIES: manifest.fingerprints[rundir.SERIES]})
+    table = pl.read_parquet(run / rundir.SERIES)
     columns = canonical(columns_of(config))
     checked = check_table(
         table,
@@ -243,7 +244,8 @@ def read_fitted(run: Path) -> Fitted:
     Raises:
         RunDirectoryError: Something is missing, damaged or does not fit together.
     """
-    prepared, network_config, _ = read_prepared(run)
+    prepared, network_config, manifest = read_prepared(run)
+    rundir.check_files(run, manifest.fingerprints)
     network = make_network(prepared.config, network_config)
     path = run / rundir.MODEL_FILE
     load_weights(path, network, load_tensors(path)[0])
@@ -252,11 +254,13 @@ def read_fitted(run: Path) -> Fitted:
 
 def summary_lines(fitted: Fitted) -> Sequence[str]:
     """What a person wants to know after a fit, one thing per line."""
-    metrics, config = fitted.metrics, fitted.network.config
+    metrics, config, freq = fitted.metrics, fitted.network.config, fitted.prepared.store.freq.text
     lines = [f"{season.length}: {season.reason}" for season in fitted.prepared.seasons]
     lines = [f"season {line}" for line in lines] or ["no season"]
-    lines.append(f"context {config.context_length} steps in segments of {config.segment}")
-    return [*lines, skill_line(metrics)]
+    lines.append(
+        f"horizon {config.horizon} steps of {freq}, context {config.context_length} in segments of {config.segment}"
+    )
+    return [*fitted.prepared.checked.notes, *lines, skill_line(metrics)]
 
 
 def skill_line(metrics: Mapping[str, Any]) -> str:
@@ -266,17 +270,24 @@ def skill_line(metrics: Mapping[str, Any]) -> str:
         >>> skill_line({"skill": 0.25})
         'skill 0.250: errors are 25 % smaller than those of seasonal naive on the held-out last horizon'
         >>> skill_line({"skill": -0.1})
-        'skill -0.100: no skill, seasonal naive is better on the held-out last horizon; prefer it'
+        'skill -0.100: no skill, errors are 10 % larger than those of seasonal naive on the held-out last horizon'
+        >>> skill_line({"skill": 0.001})
+        'skill 0.001: no skill, errors are as large as those of seasonal naive on the held-out last horizon'
+        >>> skill_line({"skill": float("nan")})
+        'skill unknown: seasonal naive makes no error that could be smaller, or nothing was observed'
         >>> skill_line({})
         'skill unknown: no series is long enough to hold a horizon out'
     """
-    value = metrics.get("skill")
-    if value is None or value != value:
+    if "skill" not in metrics:
         return "skill unknown: no series is long enough to hold a horizon out"
-    held_out = "on the held-out last horizon"
-    if value > 0:
-        return f"skill {value:.3f}: errors are {100 * value:.0f} % smaller than those of seasonal naive {held_out}"
-    return f"skill {value:.3f}: no skill, seasonal naive is better {held_out}; prefer it"
+    value = metrics["skill"]
+    if value is None or value != value:
+        return "skill unknown: seasonal naive makes no error that could be smaller, or nothing was observed"
+    percent, of_naive = round(100 * value), "those of seasonal naive on the held-out last horizon"
+    if percent > 0:
+        return f"skill {value:.3f}: errors are {percent} % smaller than {of_naive}"
+    large = f"{-percent} % larger than" if percent else "as large as"
+    return f"skill {value:.3f}: no skill, errors are {large} {of_naive}"
 
 
 def _write_manifest(run: Path, prepared: Prepared, network: ForecastNetwork, *, complete: bool) -> None:
@@ -288,7 +299,7 @@ def _write_manifest(run: Path, prepared: Prepared, network: ForecastNetwork, *, 
         freq=prepared.store.freq.text,
         kind=prepared.kind,
         categories=prepared.checked.categories,
-        fingerprint=rundir.fingerprint(run),
+        fingerprints=rundir.fingerprints(run),
         complete=complete,
         libraries=rundir.library_versions(),
     )

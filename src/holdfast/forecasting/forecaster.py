@@ -9,14 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from holdfast.errors import OptionError, Problem, RunDirectoryError
+from holdfast.errors import DataError, OptionError, Problem, RunDirectoryError
 from holdfast.forecasting import rundir
 from holdfast.forecasting.backtest import backtest_table, check_windows, rolling_cutoffs
 from holdfast.forecasting.config import Config
 from holdfast.forecasting.fitted import (
     Fitted,
     Prepared,
-    canonical,
     columns_of,
     plan,
     prepare,
@@ -30,8 +29,8 @@ from holdfast.forecasting.fitted import (
 )
 from holdfast.forecasting.plan import make_network
 from holdfast.forecasting.predict import forecast_table
-from holdfast.series import Kind, SeriesStore, as_polars, check_table, like, read_table, write_table
-from holdfast.telemetry import Outlook
+from holdfast.series import Columns, Kind, SeriesStore, as_polars, check_table, like, read_table, write_table
+from holdfast.telemetry import Outlook, TelemetryLog
 from holdfast.windows import Windows
 
 Show = Callable[[Outlook], None]
@@ -78,10 +77,12 @@ class Forecaster(Config):
             TrainingError: Training was not finite beyond recovery.
             KeyboardInterrupt: Ctrl-C; with `out` the run was saved and `resume` goes on with it.
         """
+        run = Path(out) if out is not None else None
+        if run is not None:
+            rundir.check_new(run)
         table, kind, source = read_any(df)
         prepared = prepare(self.config, table, kind, source=source)
         task = plan(prepared)
-        run = Path(out) if out is not None else None
         if run is not None:
             start_run(run, prepared, task)
         return self._become(run_training(prepared, task, run=run, show=show))
@@ -132,15 +133,19 @@ class Forecaster(Config):
         return like(user_names(self, table), fitted.prepared.kind)
 
     def save(self, path: Path | str) -> None:
-        """Write a new run directory, from which `load` makes this forecaster again.
+        """Write a new run directory, from which `load` makes this forecaster again; it cannot be trained further.
 
         Raises:
             OptionError: The forecaster is not fitted.
             RunDirectoryError: The directory holds something already.
         """
         fitted = self.fitted
-        run = rundir.new_run(Path(path))
+        run = Path(path)
+        rundir.new_run(run)
         write_table(fitted.prepared.checked.table, run / rundir.SERIES)
+        with TelemetryLog(run / rundir.TELEMETRY) as log:
+            for record in fitted.log.records:
+                log.append(record)
         write_fitted(run, fitted)
 
     @classmethod
@@ -166,7 +171,8 @@ class Forecaster(Config):
 
         Args:
             path: Run directory.
-            max_steps: Steps in all; None: as planned. Another number changes the rest of the learning-rate schedule.
+            max_steps: Steps in all; None: as planned. Another number changes the rest of the learning-rate schedule
+                and puts an end to a time budget.
             show: Called after each step with how far training is.
 
         Raises:
@@ -179,7 +185,7 @@ class Forecaster(Config):
             fix = "load it to forecast, or fit again with --out"
             raise RunDirectoryError(Problem(str(run), expected, "a saved forecaster", fix))
         if max_steps is not None:
-            prepared = replace(prepared, config=replace(prepared.config, max_steps=max_steps))
+            prepared = replace(prepared, config=replace(prepared.config, max_steps=max_steps, time_budget=None))
         task = plan(prepared)
         if task.network.config != network_config:
             network = make_network(prepared.config, network_config).to(task.windows.y_R.device)
@@ -214,15 +220,11 @@ class Forecaster(Config):
         return self
 
     def _store_of(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, SeriesStore]:
-        columns = columns_of(prepared.config)
-        own = (prepared.checked.table, prepared.kind, "the table of the fit")
+        own = (user_names(self, prepared.checked.table), prepared.kind, "the table of the fit")
         table, kind, source = own if df is None else read_any(df)
         ahead = read_any(future)[0] if future is not None else None
-        if df is None:
-            columns = canonical(columns)
-            if ahead is not None:
-                back = {self.id_col: "unique_id", self.time_col: "ds"}
-                ahead = ahead.rename({old: new for old, new in back.items() if old in ahead.columns})
+        columns = columns_of(prepared.config)
+        check_columns(columns, table, source)
         checked = check_table(
             table,
             columns,
@@ -241,6 +243,16 @@ def read_any(df: Any) -> tuple[pl.DataFrame, Kind, str]:
     if isinstance(df, str | Path):
         return read_table(df), "polars", str(df)
     return *as_polars(df), "the table"
+
+
+def check_columns(columns: Columns, table: pl.DataFrame, source: str) -> None:
+    """Refuse a table that lacks a column of the fit (an id column may be missing where it has its usual name)."""
+    keys = (columns.time, columns.target) if columns.id == Columns.id else (columns.id, columns.time, columns.target)
+    lost = [name for name in (*keys, *columns.covariates) if name not in table.columns]
+    if lost:
+        got = f"{', '.join(map(repr, table.columns))}, without {', '.join(map(repr, lost))}"
+        expected = f"the columns of the fit: {', '.join(map(repr, (*keys, *columns.covariates)))}"
+        raise DataError(Problem(source, expected, got, "rename the columns, or add those that are missing"))
 
 
 def backtest_fitted(

@@ -12,6 +12,16 @@ MODEL, BASELINE = "holdfast", "seasonal_naive"
 M4_NAIVE2_HOURLY = (18.383, 2.395)  # sMAPE and MASE of Naive2 (Makridakis, Spiliotis, Assimakopoulos 2020)
 
 
+def plain_level(level: float) -> float:
+    """A level as it stands in column names: 80 for 80.0, as utilsforecast writes it.
+
+    Example:
+        >>> plain_level(80.0), plain_level(99.5)
+        (80, 99.5)
+    """
+    return int(level) if float(level).is_integer() else level
+
+
 def score_table(
     forecasts: pl.DataFrame, history: pl.DataFrame, season: int, levels: Sequence[float] = ()
 ) -> pl.DataFrame:
@@ -48,7 +58,7 @@ def score_table(
     percent = pl.when(pl.col("metric") == "smape").then(200.0).otherwise(1.0)
     table = table.with_columns(pl.col(MODEL) * percent, pl.col(BASELINE) * percent)
     if levels:
-        names: list[Any] = [int(level) if float(level).is_integer() else level for level in levels]
+        names: list[Any] = sorted({plain_level(level) for level in levels})
         intervals = evaluate(observed, [coverage, scaled_crps], models=[MODEL], level=names)
         table = pl.concat([table, intervals], how="diagonal")
     return table

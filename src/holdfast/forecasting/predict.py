@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.errors import DataError, Problem
-from holdfast.forecasting.metrics import MODEL
+from holdfast.forecasting.metrics import MODEL, plain_level
 from holdfast.networks import ForecastNetwork, probabilities_of
 from holdfast.series import SeriesStore
 from holdfast.windows import Windows
@@ -28,9 +28,9 @@ def level_columns(levels: Sequence[float]) -> list[str]:
         >>> level_columns((80, 95))
         ['holdfast-lo-95', 'holdfast-lo-80', 'holdfast-hi-80', 'holdfast-hi-95']
     """
-    rising = sorted(set(levels))
-    lower = [f"{MODEL}-lo-{level:g}" for level in reversed(rising)]
-    return lower + [f"{MODEL}-hi-{level:g}" for level in rising]
+    rising = sorted({plain_level(level) for level in levels})
+    lower = [f"{MODEL}-lo-{level}" for level in reversed(rising)]
+    return lower + [f"{MODEL}-hi-{level}" for level in rising]
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def forecast_table(
         store: The series.
         windows: The same series as tensors.
         levels: Interval levels in percent.
-        cutoffs: Rows of each series that its forecast may see; None: all.
+        cutoffs: Rows of each series that its forecast may see, series with less than one are left out; None: all.
 
     Returns:
         Columns `unique_id`, `ds`, `holdfast`, and two per level.
@@ -90,10 +90,10 @@ def forecast_table(
     """
     horizon = network.config.horizon
     cutoff_n = store.lengths if cutoffs is None else cutoffs
-    series = np.arange(len(store.ids))
-    rows_WF = cutoff_n[:, None] + np.arange(horizon)
-    _check_known(store, rows_WF)
-    point_WF, border_WFQ = predict_windows(network, windows, series, cutoff_n, levels)
+    series = np.flatnonzero(cutoff_n >= 1)
+    rows_WF = cutoff_n[series, None] + np.arange(horizon)
+    _check_known(store, series, rows_WF)
+    point_WF, border_WFQ = predict_windows(network, windows, series, cutoff_n[series], levels)
     owner = np.repeat(series, horizon)
     columns = [
         store.ids.gather(owner).alias("unique_id"),
@@ -104,14 +104,14 @@ def forecast_table(
     return pl.DataFrame(columns)
 
 
-def _check_known(store: SeriesStore, rows_WF: NDArray[np.int64]) -> None:
-    """Every future covariate must be known over the horizon of every series."""
-    known_WFK = store.known[store.offsets[:-1, None] + rows_WF]
+def _check_known(store: SeriesStore, series: NDArray[np.int64], rows_WF: NDArray[np.int64]) -> None:
+    """Every future covariate must be known over the horizon of these series."""
+    known_WFK = store.known[store.offsets[series, None] + rows_WF]
     missing_WK = np.isnan(known_WFK).any(1)
     if not missing_WK.any():
         return
     names = [name for name, lost in zip(store.known_names, missing_WK.any(0), strict=True) if lost]
-    lost_ids = store.ids.gather(np.flatnonzero(missing_WK.any(1))[:5]).to_list()
+    lost_ids = store.ids.gather(series[missing_WK.any(1)][:5]).to_list()
     raise DataError(
         Problem(
             where=f"future covariates {', '.join(names)} of series {', '.join(map(str, lost_ids))}",

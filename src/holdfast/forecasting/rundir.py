@@ -7,11 +7,9 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from holdfast.errors import Problem, RunDirectoryError
 
@@ -33,7 +31,7 @@ class Manifest:
         freq: Calendar step.
         kind: Kind of dataframe that went in.
         categories: Values of each static text column.
-        fingerprint: SHA-256 of the series file.
+        fingerprints: SHA-256 of the files that a load reads: the series, and once complete model and metrics.
         complete: Whether training came to its end.
         libraries: Versions that wrote it.
     """
@@ -45,7 +43,7 @@ class Manifest:
     freq: str | int
     kind: str
     categories: Mapping[str, list[str]]
-    fingerprint: str
+    fingerprints: Mapping[str, str]
     complete: bool
     libraries: Mapping[str, str]
 
@@ -56,38 +54,54 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
-def new_run(path: Path) -> Path:
-    """Make a run directory; refuse one that holds anything.
+def check_new(path: Path) -> None:
+    """Refuse a run directory that holds anything.
 
     Raises:
         RunDirectoryError: The path is a file, or a directory that is not empty.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         got = "a directory with files in it" if path.is_dir() else "a file"
-        fix = f"choose another --out, or continue it with: holdfast resume {path}"
+        resumable = (path / MANIFEST).is_file()
+        fix = "choose another --out" + (f", or continue this run with: holdfast resume {path}" if resumable else "")
         raise RunDirectoryError(Problem(str(path), "a new or empty directory", got, fix))
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
-def fingerprint(run: Path) -> str:
-    """SHA-256 of the series of a run."""
-    with (run / SERIES).open("rb") as handle:
-        return hashlib.sha256(handle.read()).hexdigest()
-
-
-def read_series(run: Path, expected: str) -> pl.DataFrame:
-    """The series of a run.
+def new_run(path: Path) -> None:
+    """Make a run directory; refuse one that holds anything.
 
     Raises:
-        RunDirectoryError: The file is missing or is not the one that was written.
+        RunDirectoryError: The path is a file, a directory that is not empty, or one that cannot be made.
     """
-    path = run / SERIES
-    got = fingerprint(run) if path.is_file() else "no such file"
-    if got != expected:
-        fix = "restore the file that the run was started with, or fit again"
-        raise RunDirectoryError(Problem(str(path), f"SHA-256 {expected[:16]}...", got[:16], fix))
-    return pl.read_parquet(path)
+    check_new(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        got = error.strerror or str(error)
+        raise RunDirectoryError(Problem(str(path), "a place to write to", got, "choose another --out")) from error
+
+
+def fingerprints(run: Path) -> dict[str, str]:
+    """SHA-256 of the files that a load reads, as far as they are there."""
+    paths = [run / name for name in (SERIES, MODEL_FILE, METRICS)]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+
+
+def check_files(run: Path, expected: Mapping[str, str]) -> None:
+    """Refuse files that are missing or are not the ones that were written.
+
+    Raises:
+        RunDirectoryError: With all of them.
+    """
+    found = fingerprints(run)
+    fix = "restore the file that this manifest was written with, or fit again"
+    problems = [
+        Problem(str(run / name), f"SHA-256 {want[:16]}...", f"{found.get(name, 'no such file')[:16]}", fix)
+        for name, want in expected.items()
+        if found.get(name) != want
+    ]
+    if problems:
+        raise RunDirectoryError(problems)
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
@@ -98,23 +112,15 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote; a missing file is empty.
-
-    Raises:
-        RunDirectoryError: The file is damaged.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return {name: value for name, value in facts.items() if name != "schema"}
-    except (ValueError, AttributeError) as error:
-        raise RunDirectoryError(Problem(str(path), "a JSON object", str(error), "restore it, or delete it")) from error
+    """Read what `write_json` wrote, from a file that `check_files` has passed."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return {name: value for name, value in facts.items() if name != "schema"}
 
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
-    """Write the manifest of a run."""
-    write_json(run / MANIFEST, asdict(manifest))
+    """Write the manifest of a run, with a SHA-256 of its own content."""
+    facts = asdict(manifest)
+    write_json(run / MANIFEST, {**facts, "sha256": _digest(facts)})
 
 
 def read_manifest(run: Path) -> Manifest:
@@ -128,20 +134,24 @@ def read_manifest(run: Path) -> Manifest:
     if not path.is_file():
         got = "no manifest.json in it" if run.is_dir() else "a file" if run.exists() else "no such directory"
         raise RunDirectoryError(Problem(str(run), expected, got, "give the directory of a fit"))
+    expected, fix = "the manifest as it was written", "restore it, or fit again"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        schema = facts.pop("schema")
-        if schema != SCHEMA:
-            fix = "use the holdfast that wrote it, or fit again"
-            raise RunDirectoryError(Problem(str(path), f"schema {SCHEMA}", f"schema {schema}", fix))
-        wanted = {field.name for field in fields(Manifest)}
-        if facts.keys() != wanted:
-            raise KeyError(", ".join(sorted(facts.keys() ^ wanted)))
-        facts["seasons"] = tuple((int(length), str(reason)) for length, reason in facts["seasons"])
-        return Manifest(**{**facts, "notes": tuple(facts["notes"])})
+        schema, digest = facts.pop("schema"), facts.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = Problem(str(path), "a whole manifest", f"{type(error).__name__}: {error}", "restore it, or fit again")
+        problem = Problem(str(path), expected, f"{type(error).__name__}: {error}", fix)
         raise RunDirectoryError(problem) from error
+    if schema != SCHEMA:
+        fix = "use the holdfast that wrote it, or fit again"
+        raise RunDirectoryError(Problem(str(path), f"schema {SCHEMA}", f"schema {schema}", fix))
+    if digest != _digest(facts):
+        raise RunDirectoryError(Problem(str(path), expected, "one that was changed since", fix))
+    facts["seasons"] = tuple((length, reason) for length, reason in facts["seasons"])
+    return Manifest(**{**facts, "notes": tuple(facts["notes"])})
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(_finite(facts), sort_keys=True).encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:

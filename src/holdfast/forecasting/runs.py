@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from holdfast.errors import OptionError, Problem
 from holdfast.forecasting.config import Config
 from holdfast.forecasting.fitted import prepare
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
@@ -35,12 +36,21 @@ def backtest_file(
     config: Config, data: Path, n_windows: int, out: Path | None, *, show: Show | None = None
 ) -> dict[str, dict[str, float]]:
     """Backtest a file; with `out` the scores of each series and cutoff are written there. Returns their means."""
+    if out is not None:
+        check_place(out)
     fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
     season = fitted.network.config.seasons[0] if fitted.network.config.seasons else 1
     scores = score_table(table, fitted.prepared.checked.table, season, config.levels)
     if out is not None:
         write_table(scores.rename({"unique_id": config.id_col}), out)
     return mean_scores(scores)
+
+
+def check_place(out: Path) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold."""
+    if out.suffix not in (".csv", ".parquet") or not out.parent.is_dir():
+        expected, got = "a file that ends in .csv or .parquet, in a folder that is there", repr(str(out))
+        raise OptionError(Problem("option --out", expected, got, "change its name, or create the folder first"))
 
 
 def describe_file(config: Config, data: Path) -> list[str]:

@@ -15,7 +15,7 @@ from holdfast.series.findings import Findings, listed
 from holdfast.series.future import read_future
 from holdfast.series.grid import GapRule, Grid, place_rows
 from holdfast.series.store import SeriesStore
-from holdfast.series.values import Columns, check_names, read_values
+from holdfast.series.values import Columns, read_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,11 @@ class Checked:
         table: unique_id, ds, y (null where missing) and covariates, sorted, every row of the grid there.
         notes: What was done to the table and should be known.
         categories: The values of each static text column, sorted: what one-hot coding was made from.
+
+    Example:
+        >>> table = pl.DataFrame({"ds": [1, 2, 3], "y": [4.0, 5.0, 6.0], "kind": ["new", "new", "new"]})
+        >>> check_table(table, Columns(static=("kind",)), horizon=1).categories
+        {'kind': ['new']}
     """
 
     store: SeriesStore
@@ -71,16 +76,12 @@ def check_table(
         >>> checked.table.rows()
         [('a', 1, 1.0), ('a', 2, None), ('a', 3, 3.0), ('b', 1, 9.0)]
         >>> checked.notes
-        ('sorted by unique_id and ds: 2 rows stood below a later one',)
+        ('sorted by time (rows that stood below a later one of their series: 1)',)
     """
     if horizon is not None and (isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1):
         fix = "give for instance --horizon 24"
         raise OptionError(Problem("option --horizon", "a whole number of at least 1", repr(horizon), fix))
     findings = Findings(source)
-    if table.is_empty():
-        check_names(table, columns, findings)
-        findings.report("", expected="at least one row", got="no rows", fix="check how the table was made")
-        raise DataError(findings.problems)
     values = read_values(table, columns, findings)
     gaps = GapRule(fill_gaps, (*columns.future, *columns.past))
     grid = place_rows(values.ids, values.times, freq, gaps, findings)

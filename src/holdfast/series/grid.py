@@ -112,10 +112,12 @@ def _sort(ids: pl.Series, times: pl.Series, whole: Ints, findings: Findings) -> 
     """Row numbers by id and time; equal rows stay in their order."""
     id_codes, ds_codes = _codes(sort_key(ids)[whole]), _codes(times[whole])
     key = id_codes * len(whole) + ds_codes  # one integer sorts much faster than text and time
-    disorder = int((np.diff(key) < 0).sum())
-    if not disorder:
+    if not (np.diff(key) < 0).any():
         return whole
-    findings.notes.append(f"sorted by unique_id and ds: {disorder} rows stood below a later one")
+    by_id = np.argsort(id_codes, kind="stable")  # series may stand in any order, or row by row beside each other
+    backwards = int(((np.diff(key[by_id]) < 0) & (np.diff(id_codes[by_id]) == 0)).sum())
+    if backwards:
+        findings.notes.append(f"sorted by time (rows that stood below a later one of their series: {backwards})")
     return np.asarray(whole[np.argsort(key, kind="stable")])
 
 
@@ -177,7 +179,8 @@ def _check_grid(grid: Grid, fits: Flags, gaps: GapRule, findings: Findings) -> N
     if fits.all() and (leap == 1).all():
         return
     fits_above = np.append(True, fits[:-1])
-    other = _other_frequency(grid, fits & fits_above & (leap == 1))
+    # Who asks to fill gaps may have sparse series, a few rows of which happen to be evenly spaced.
+    other = _other_frequency(grid, fits & fits_above & (leap == 1), fewest=10 if gaps.fill else 3)
     if other.any():
         _report_other_frequency(grid, np.flatnonzero(other).tolist(), findings)
     same = ~other[grid.series]
@@ -192,8 +195,8 @@ def _check_grid(grid: Grid, fits: Flags, gaps: GapRule, findings: Findings) -> N
         _judge_gaps(grid, before, leap[before + 1] - 1, gaps, findings)
 
 
-def _other_frequency(grid: Grid, regular: Flags) -> Flags:
-    """Series of three rows or more with no regular step, whose steps are about equal (months vary by 11 %)."""
+def _other_frequency(grid: Grid, regular: Flags, fewest: int) -> Flags:
+    """Series of enough rows with no regular step, whose steps are about equal (months vary by 11 %)."""
     inner = np.ones(len(regular), dtype=bool)
     inner[grid.first[:-1]] = False
     some_regular = np.add.reduceat(regular & inner, grid.first[:-1]) > 0
@@ -201,7 +204,7 @@ def _other_frequency(grid: Grid, regular: Flags) -> Flags:
     step = np.diff(ticks, prepend=ticks[0])
     shortest = np.minimum.reduceat(np.where(inner, step, np.iinfo(np.int64).max), grid.first[:-1])
     longest = np.maximum.reduceat(np.where(inner, step, 0), grid.first[:-1])
-    return ~some_regular & (np.diff(grid.first) >= 3) & (longest <= 1.15 * shortest)
+    return ~some_regular & (np.diff(grid.first) >= fewest) & (longest <= 1.15 * shortest)
 
 
 def _report_other_frequency(grid: Grid, series: list[int], findings: Findings) -> None:

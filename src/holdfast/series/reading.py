@@ -112,27 +112,31 @@ def as_polars(df: Any) -> tuple[pl.DataFrame, Kind]:
     """
     if isinstance(df, pl.LazyFrame):
         df = df.collect()
-    native = nw.from_native(df, eager_only=True, pass_through=True)
     kinds: dict[nw.Implementation, Kind] = {
         nw.Implementation.PANDAS: "pandas",
         nw.Implementation.POLARS: "polars",
         nw.Implementation.PYARROW: "pyarrow",
     }
-    if not isinstance(native, nw.DataFrame) or native.implementation not in kinds:
-        got = f"{type(df).__module__.split('.')[0]}.{type(df).__name__}"
-        fix = "convert it, or write it to a .csv or .parquet file"
-        raise DataError(Problem("the table", "a pandas or polars dataframe or a pyarrow table", got, fix))
-    kind = kinds[native.implementation]
-    if kind == "pandas":
-        levels = [name for name in df.index.names if name is not None and name not in df.columns]
-        df = df.reset_index(level=levels) if levels else df
     try:
-        if kind == "pandas" and any(str(dtype).startswith("period") for dtype in df.dtypes):
-            raise TypeError("a column of periods")  # Arrow would store them as plain numbers
-        return nw.from_native(df, eager_only=True).to_polars(), kind
-    except (TypeError, ValueError, ImportError, pl.exceptions.PolarsError) as error:
-        fix = "give every column one type: numbers, text, dates or datetimes (not periods, not mixed objects)"
-        raise DataError(Problem("the table", "columns that Arrow can hold", str(error), fix)) from error
+        native = nw.from_native(df, eager_only=True, pass_through=True)
+        if isinstance(native, nw.DataFrame) and native.implementation in kinds:
+            kind = kinds[native.implementation]
+            return (_from_pandas(df) if kind == "pandas" else native.to_polars()), kind
+    except (TypeError, ValueError, ImportError, pl.exceptions.PolarsError, nw.exceptions.NarwhalsError) as error:
+        raise _unfit(str(error)) from error
+    got = f"{type(df).__module__.split('.')[0]}.{type(df).__name__}"
+    fix = "convert it, or write it to a .csv or .parquet file"
+    raise DataError(Problem("the table", "a pandas or polars dataframe or a pyarrow table", got, fix))
+
+
+def _from_pandas(df: Any) -> pl.DataFrame:
+    """A pandas frame with the named levels of its index as columns."""
+    levels = [name for name in df.index.names if name is not None and name not in df.columns]
+    df = df.reset_index(level=levels) if levels else df
+    if any(str(dtype).startswith("period") for dtype in df.dtypes):
+        raise _unfit("a column of periods")  # Arrow would store them as plain numbers
+    frame: pl.DataFrame = nw.from_native(df, eager_only=True).to_polars()
+    return frame
 
 
 def like(frame: pl.DataFrame, kind: Kind) -> Any:
@@ -233,6 +237,11 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
         raise _refused(path, "a file that can be read", got, "check the path") from error
+
+
+def _unfit(got: str) -> DataError:
+    fix = "give every column its own name and one type: numbers, text, dates or datetimes (not periods)"
+    return DataError(Problem("the table", "columns that Arrow can hold", got, fix))
 
 
 def _refused(path: Path, expected: str, got: str, fix: str) -> DataError:

@@ -69,8 +69,11 @@ class Values:
 
 def read_values(table: pl.DataFrame, columns: Columns, findings: Findings) -> Values:
     """Read every column that has a use, and report all that cannot be used."""
-    check_names(table, columns, findings)
+    _check_names(table, columns, findings)
     ids, times, y = None, None, None
+    if table.is_empty():
+        findings.report("", expected="at least one row", got="no rows", fix="check how the table was made")
+        return Values(None, None, None, pl.DataFrame())
     if columns.id in table.columns:
         ids = read_ids(table[columns.id], findings)
     elif columns.id == Columns.id:
@@ -86,7 +89,7 @@ def read_values(table: pl.DataFrame, columns: Columns, findings: Findings) -> Va
     return Values(ids, times, y, pl.DataFrame([column for column in read.values() if column is not None]))
 
 
-def check_names(table: pl.DataFrame, columns: Columns, findings: Findings) -> None:
+def _check_names(table: pl.DataFrame, columns: Columns, findings: Findings) -> None:
     """Report columns that are missing, used twice or in the way."""
     for option, name in columns.by_option.items():
         if name not in table.columns and (option, name) != ("--id-col", Columns.id):
@@ -153,8 +156,13 @@ def read_numbers(column: pl.Series, findings: Findings) -> pl.Series | None:
     return numbers
 
 
-def _read_static(column: pl.Series, findings: Findings) -> pl.Series:
+def _read_static(column: pl.Series, findings: Findings) -> pl.Series | None:
     """A static covariate as float32 or, for one-hot coding, as text."""
+    if column.dtype.is_nested() or column.dtype in (pl.Object, pl.Binary):
+        _report(
+            column, findings, "numbers, text or booleans", f"a column of type {column.dtype}", "make one text of it"
+        )
+        return None
     if column.dtype.is_numeric():
         numbers: pl.Series = column.cast(pl.Float32, strict=False)
         _report_not_finite(column, numbers, findings)

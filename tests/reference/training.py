@@ -1,0 +1,84 @@
+"""Training as the definitions say it: one series, one row, one parameter at a time, without a guard."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from holdfast.networks import ForecastNetwork, Target, batch_loss
+
+
+def cutoffs(length, context_length, horizon):
+    """Row `until` of one series, the cutoffs to train on, and whether it validates."""
+    if length - horizon < 2:  # no row to see and row to learn from before the held-out ones
+        return length, [], False
+    until = length - horizon
+    last = until - horizon if until > horizon else until - 1
+    first = min(context_length, max(last // 2, 1))
+    return until, list(range(first, last + 1)), True
+
+
+def error_scale(values, season):
+    """Scale of MASE from the rows that may be used."""
+    seen = [abs(value) for value in values if math.isfinite(value)]
+    level = sum(seen) / len(seen) if seen else 0.0
+    fallback = level if level > 0 else 1.0
+    errors = [abs(values[row] - values[row - season]) for row in range(season, len(values))]
+    errors = [error for error in errors if math.isfinite(error)]
+    error = sum(errors) / len(errors) if errors else 0.0
+    return error if error > 1e-6 * fallback else fallback
+
+
+def learning_rate(step, planned_steps, peak):
+    """Warm-up times cosine."""
+    cosine = 0.5 * math.cos(math.pi * (step - 1) / planned_steps) + 0.5
+    warm_up = 50 if planned_steps >= 250 else planned_steps / 5 if planned_steps >= 5 else 1
+    return peak * cosine if step >= warm_up else peak * cosine * step / warm_up
+
+
+def norm(parameters):
+    """Norm of all gradients, number by number."""
+    return math.sqrt(math.fsum(value**2 for p in parameters for value in p.grad.double().flatten().tolist()))
+
+
+def step_by_hand(network, batch, error_scale_B, optimizer, max_norm):
+    """One step in plain torch that clips everything but the output layer; loss, norms before and clipping factor."""
+    optimizer.zero_grad()
+    loss = batch_loss(network.head, network(batch), batch, error_scale_B)
+    loss.backward()
+    inner = [p for name, p in network.named_parameters() if not name.startswith("output.")]
+    total, inner_norm = norm(network.parameters()), norm(inner)
+    coef = min(1.0, max_norm / inner_norm)
+    for parameter in inner:
+        parameter.grad *= coef
+    optimizer.step()
+    return loss.item(), total, inner_norm, coef
+
+
+def validation(network: ForecastNetwork, windows, series_and_cutoffs, error_scale_n, season):
+    """Mean loss, scaled error and scaled seasonal naive error, one series and one step at a time."""
+    config = network.config
+    losses, errors, naive_errors = [], [], []
+    network.eval()
+    for series, cutoff in series_and_cutoffs:
+        batch = windows.gather([series], [cutoff], context_length=config.context_length, horizon=config.horizon)
+        scale = error_scale_n[series].item()
+        with torch.no_grad():
+            parameters = network(batch)
+            loss_F = network.head.loss(parameters, Target(batch.target_BF, error_scale_n[series : series + 1]))[0]
+            point_F = network.head.point(parameters)[0]
+        start = int(windows.start_n[series])
+        past = [windows.y_R[start + row].item() for row in range(max(cutoff - config.context_length, 0), cutoff)]
+        for k in range(config.horizon):
+            target = windows.y_R[start + cutoff + k].item()
+            if not math.isfinite(target) or all(math.isnan(value) for value in past):
+                continue
+            same_phase = [past[row] for row in range(len(past)) if (len(past) + k - row) % season == 0]
+            observed = [value for value in same_phase if math.isfinite(value)]
+            naive = observed[-1] if observed else [value for value in past if math.isfinite(value)][-1]
+            losses.append(loss_F[k].item())
+            errors.append(abs(point_F[k].item() - target) / scale)
+            naive_errors.append(abs(naive - target) / scale)
+    network.train()
+    return tuple(sum(values) / len(values) for values in (losses, errors, naive_errors))
