@@ -22,7 +22,10 @@ class Run:
     """A network with its optimiser and guard, fresh or after some steps."""
 
     def __init__(self, steps=0, path=None, optimizer="adamw", **network):
-        self.task, self.config = make_task(network=make_network(**network)), config(max_steps=steps, optimizer=optimizer)
+        self.task, self.config = (
+            make_task(network=make_network(**network)),
+            config(max_steps=steps, optimizer=optimizer),
+        )
         self.network = self.task.network
         self.optimizer, self.guard = make_optimizer(self.network, self.config), make_guard(self.network, self.config)
         if steps:
@@ -74,7 +77,8 @@ def test_what_is_loaded_and_saved_again_is_the_same_file(written, tmp_path):
     assert (progress.step, progress.planned_steps) == (12, 12)
     assert run.guard.summary().steps == 12
     assert len(run.optimizer.state) == len(list(run.network.parameters()))
-    assert_same_bits({f"best.{name}": w for name, w in progress.best_weights.items()}, {n: w for n, w in one[0].items() if n.startswith("best.")})  # fmt: skip
+    best = {name.removeprefix("best."): tensor for name, tensor in one[0].items() if name.startswith("best.")}
+    assert_same_bits(dict(progress.best_weights), best)
 
 
 def test_every_bit_of_a_tensor_and_every_fact_comes_back(tmp_path):

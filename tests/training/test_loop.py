@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def test_so_does_one_that_was_interrupted(whole, tmp_path):
     assert_same_bits(run.go(resume=True).ended(), whole.ended())
 
 
+@pytest.mark.parametrize("whole", ["adamw"], indirect=True)
 def test_so_does_a_process_that_was_killed(whole, tmp_path):
     script = (
         "import os, signal, sys, torch\n"
@@ -124,15 +126,14 @@ def test_so_does_a_process_that_was_killed(whole, tmp_path):
 
 
 def test_resuming_a_complete_run_takes_no_step(whole, tmp_path):
-    run = again(whole, tmp_path).go()
-    before = run.ended()
-    run.go(resume=True, show=stop_at(101, give_up))
-    assert_same_bits(run.ended(), before)
+    shutil.copytree(whole.checkpoint.parent, tmp_path, dirs_exist_ok=True)
+    run = again(whole, tmp_path).go(resume=True, show=lambda outlook: give_up())
+    assert_same_bits(run.ended(), whole.ended())
 
 
 def test_seeds_tell_runs_apart(whole, tmp_path):
-    other = Run(tmp_path, optimizer=whole.options["optimizer"], seed=1).go()
-    assert [record.loss for record in other.log.steps][0] != [record.loss for record in whole.log.steps][0]
+    other = Run(tmp_path, optimizer=whole.options["optimizer"], seed=1, max_steps=1).go()
+    assert other.log.steps[0].loss != whole.log.steps[0].loss
 
 
 def test_a_longer_plan_goes_on(tmp_path):
@@ -215,20 +216,20 @@ def test_the_surroundings_do_not_reach_in(tmp_path):
     assert_same_bits(*ends)
 
 
-def test_a_network_left_in_evaluation_mode_is_trained_with_dropout():
-    losses = []
+def test_a_network_left_in_evaluation_mode_is_trained_with_dropout(tmp_path):
+    path, losses = tmp_path / "state", []
     for mode in (True, False):
-        task = make_task(network=make_network(dropout=0.5))
-        task.network.train(mode)
-        torch.nn.init.ones_(task.network.output.weight)
-        with TelemetryLog() as log:
-            train(replace(task), config(max_steps=2), log)
+        for max_steps in (2, 4):
+            task = make_task(network=make_network(dropout=0.5))
+            task.network.train(mode)
+            with TelemetryLog() as log:
+                train(task, config(max_steps=max_steps), log, checkpoint=path, resume=max_steps == 4)
         losses.append([record.loss for record in log.steps])
     assert losses[0] == losses[1]
 
 
 def test_when_nothing_helps_the_untrained_network_is_left():
-    task = make_task()
+    task = make_task(network=make_network(anchors=(("season", 4),)))
     before = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
     with TelemetryLog() as log:
         progress = train(task, config(max_steps=60, lr=30.0), log)
@@ -246,9 +247,9 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(tmp_path):
         weights[outlook.step] = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
 
     with TelemetryLog() as log:
-        progress = train(task, config(max_steps=210, lr=5e-3), log, show=show)
+        progress = train(task, config(max_steps=120, lr=5e-3), log, show=show)
     losses = {record.step: record.loss for record in log.validations}
-    assert list(losses) == [0, 50, 100, 150, 200, 210]
+    assert list(losses) == [0, 50, 100, 120]
     assert progress.best_loss == min(losses.values()) == losses[progress.best_step]
     assert progress.best_step > 0
     assert_same_bits(dict(task.network.state_dict()), weights[progress.best_step])
@@ -260,14 +261,13 @@ def test_no_steps_leave_the_untrained_network():
     with TelemetryLog() as log:
         progress = train(task, config(max_steps=0), log)
     assert progress.step == progress.best_step == 0
-    assert [type(record).__name__ for record in log.records] == ["ValidationRecord"]
+    assert log.records == log.validations
+    assert progress.seconds == log.validations[0].seconds
     assert_same_bits(dict(task.network.state_dict()), before)
 
 
 def test_where_validation_sees_nothing_the_first_weights_are_kept():
-    series = [y.copy() for y in map(np.asarray, np.split(20 + np.arange(120.0) ** 1.5, 3))]
-    for y in series:
-        y[-3:] = math.nan
+    series = [np.append(20 + np.arange(30.0) ** 1.5, [math.nan] * 3)]
     task = make_task(series)
     before = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
     with TelemetryLog() as log:
@@ -349,7 +349,7 @@ def timed(budget, clock=None, **options):
     return progress, log, shown
 
 
-@pytest.mark.parametrize("budget", [1.0, 3.0, 7.77])
+@pytest.mark.parametrize("budget", [1.0, 3.3])
 def test_the_plan_is_fitted_into_the_time(monkeypatch, budget):
     Clock(monkeypatch)  # three readings a step: 0.03 s
     progress, log, shown = timed(budget, max_steps=1000)
@@ -357,7 +357,7 @@ def test_the_plan_is_fitted_into_the_time(monkeypatch, budget):
     assert progress.step == progress.planned_steps == len(shown)
     assert shown[18].planned_steps == 1000  # not yet known
     assert shown[19].planned_steps == pytest.approx(budget / 0.03, abs=2)
-    assert log.steps[-1].lr < 1e-3 * 1e-2  # the schedule came to its end
+    assert log.steps[-1].lr < 3e-3 * 1e-2  # the schedule came to its end
     assert log.validations[-1].step == progress.step
     assert all(0 <= outlook.seconds_left <= budget for outlook in shown)
 
@@ -374,6 +374,7 @@ def test_a_budget_for_nothing_takes_one_step():
     progress, log, _ = timed(1e-9, max_steps=1000)
     assert progress.step == progress.planned_steps == 1
     assert [record.step for record in log.validations] == [0, 1]
+    assert progress.seconds > sum(record.seconds for record in log.records)
 
 
 def test_a_budget_for_everything_changes_nothing():

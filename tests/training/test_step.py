@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -28,7 +29,9 @@ class Bench:
     def __init__(self, **options):
         self.task, self.config = make_task(network=make_network(layers=2)), config(**options)
         self.network = self.task.network
-        torch.nn.init.normal_(self.network.output.weight, generator=torch.Generator().manual_seed(1))  # 0 lets no gradient in
+        torch.nn.init.normal_(
+            self.network.output.weight, generator=torch.Generator().manual_seed(1)
+        )  # 0 lets no gradient in
         self.optimizer, self.guard = make_optimizer(self.network, self.config), make_guard(self.network, self.config)
         self.done = 0
 
@@ -86,9 +89,7 @@ def test_the_record_holds_what_decimals_measure(clip):
     for step in range(1, 4):
         probe.network.load_state_dict(bench.network.state_dict())
         batch = probe.batch(step)
-        loss = batch_loss(
-            probe.network.head, probe.network(batch), batch, probe.task.error_scale_n[batch.series_B]
-        )
+        loss = batch_loss(probe.network.head, probe.network(batch), batch, probe.task.error_scale_n[batch.series_B])
         probe.optimizer.zero_grad()
         loss.backward()
         record = bench.step()
@@ -99,10 +100,10 @@ def test_the_record_holds_what_decimals_measure(clip):
             clipped = float(clipping.norm(after[role], 2.0))
             assert record.role_clipped_norms[role] == pytest.approx(clipped, rel=1e-5)
             assert record.role_coefs[role] == (record.clip_coef if role in INNER else 1.0)
-        assert record.total_norm == pytest.approx(float(clipping.norm(sum(before.values(), []), 2.0)), rel=1e-9)
-        assert record.clipped_norm == pytest.approx(float(clipping.norm(sum(after.values(), []), 2.0)), rel=1e-5)
-        both = sum(before.values(), []), sum(after.values(), [])
-        assert record.cosine == pytest.approx(clipping.cosine(*both), rel=1e-5)
+        all_before, all_after = list(chain(*before.values())), list(chain(*after.values()))
+        assert record.total_norm == pytest.approx(float(clipping.norm(all_before, 2.0)), rel=1e-9)
+        assert record.clipped_norm == pytest.approx(float(clipping.norm(all_after, 2.0)), rel=1e-5)
+        assert record.cosine == pytest.approx(clipping.cosine(all_before, all_after), rel=1e-5)
         assert record.seconds > 0
 
 

@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 SERIES = 128  # sampled at most
 VALUES = 2**17  # looked at in all
 ROWS = 24  # a series with fewer shows no season
+MULTIPLES = range(2, 13)  # of the seasons known already that are looked at closely
 PER_OCTAVE = 3  # lags between one power of two and the next that are looked at closely
 SHARE = 0.1  # of the sampled series must show a season
 SPREAD = 0.45  # of a detrended random walk's autocorrelation at one season, times sqrt(seasons in the data); simulated
@@ -83,8 +84,8 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
     if not values.size:
         return tuple(seasons)
     chosen = [season.length for season in seasons]
-    lags = sorted({_sharpen(values, peak) for peak in _candidates(values)})
-    while (found := _strongest(values, lags, chosen)) is not None:
+    peaks = {_sharpen(values, peak) for peak in _candidates(values)}
+    while (found := _strongest(values, sorted(peaks | _multiples(chosen)), chosen)) is not None:
         seasons.append(found)
         chosen.append(found.length)
     return tuple(seasons)
@@ -184,6 +185,11 @@ def _candidates(values: Floats) -> list[int]:
     return found
 
 
+def _multiples(chosen: list[int]) -> set[int]:
+    """Multiples of the seasons known: among the peaks at every day, that of the week is easily overlooked."""
+    return {count * season for season in chosen for count in MULTIPLES}
+
+
 def _sharpen(values: Floats, peak: int) -> int:
     """The lag near a peak whose multiples correlate best: there, an error of one step is one of many."""
     rows = _rows(values)
@@ -207,6 +213,8 @@ def _strongest(values: Floats, lags: list[int], chosen: list[int]) -> Season | N
         if lag in chosen:
             continue
         enough = _rows(values) >= 3 * lag
+        if not enough.any():
+            continue
         votes = _votes(values[enough], lag, chosen)
         if votes.sum() > most and votes.sum() >= SHARE * len(votes):
             best, most = Season(lag, _found(values[enough], votes, lag, chosen)), int(votes.sum())

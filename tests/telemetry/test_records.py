@@ -1,0 +1,109 @@
+"""Records survive JSON, whatever was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.telemetry import StepRecord, ValidationRecord, from_json, to_json
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
+BY_ROLE = st.dictionaries(st.sampled_from(["input", "recurrent", "head"]), NUMBERS)
+STEPS = st.builds(
+    StepRecord,
+    step=st.integers(1, 10**9),
+    loss=NUMBERS,
+    lr=NUMBERS,
+    total_norm=NUMBERS,
+    clipped_norm=NUMBERS,
+    clip_coef=NUMBERS,
+    cosine=NUMBERS,
+    role_norms=BY_ROLE,
+    role_coefs=BY_ROLE,
+    role_clipped_norms=BY_ROLE,
+    clipped=st.booleans(),
+    skipped=st.booleans(),
+    nonfinite=st.lists(st.text()).map(tuple),
+    seconds=NUMBERS,
+)
+VALIDATIONS = st.builds(
+    ValidationRecord,
+    step=st.integers(0, 10**9),
+    loss=NUMBERS,
+    error=NUMBERS,
+    naive_error=NUMBERS,
+    skill=NUMBERS,
+    seconds=NUMBERS,
+)
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+@given(STEPS | VALIDATIONS)
+def test_what_strict_json_gives_back_is_the_record(record):
+    text = json.dumps(to_json(record), allow_nan=False)
+    again = from_json(json.loads(text, parse_constant=refuse))
+    assert repr(again) == repr(record)  # nan equals nothing, but reads the same
+    assert [type(getattr(again, f.name)) for f in fields(again)] == [
+        type(getattr(record, f.name)) for f in fields(record)
+    ]
+
+
+@given(STEPS)
+def test_no_measured_value_is_left_out(record):
+    row = to_json(record)
+    assert row.pop("kind") == "step"
+    assert list(row) == [field.name for field in fields(record)]
+    for name, value in row.items():
+        measured = getattr(record, name)
+        if isinstance(measured, float):
+            assert repr(float(value)) == repr(measured)
+
+
+def test_numbers_that_json_has_no_word_for_are_words():
+    record = ValidationRecord(step=1, loss=math.nan, error=math.inf, naive_error=-math.inf, skill=-0.0, seconds=1e-320)
+    row = to_json(record)
+    assert [row[name] for name in ("loss", "error", "naive_error", "skill", "seconds")] == [
+        "nan",
+        "inf",
+        "-inf",
+        -0.0,
+        1e-320,
+    ]
+
+
+def test_whole_numbers_become_floats_where_a_float_is_measured():
+    row = to_json(ValidationRecord(step=1, loss=2.0, error=1.0, naive_error=1.0, skill=0.0, seconds=1.0))
+    again = from_json({**row, "loss": 2})
+    assert type(again.loss) is float and type(again.step) is int
+
+
+ROW = to_json(ValidationRecord(step=1, loss=2.0, error=1.0, naive_error=1.0, skill=0.0, seconds=1.0))
+
+
+@pytest.mark.parametrize(
+    "row, error",
+    [
+        ({}, KeyError),
+        ({**ROW, "kind": "other"}, KeyError),
+        ({name: value for name, value in ROW.items() if name != "skill"}, KeyError),
+        ({**ROW, "loss": "high"}, ValueError),
+        ({**ROW, "loss": None}, TypeError),
+        ([1], TypeError),
+    ],
+)
+def test_other_rows_are_refused(row, error):
+    with pytest.raises(error):
+        from_json(row)
+
+
+def test_records_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        from_json(ROW).loss = 1.0
