@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from common import machine_facts, write_results
+from write_results_page import write_page
 
 from holdfast.gradients import GradientGuard
 from holdfast.networks import ForecastNetwork, NetworkConfig, QuantileHead, batch_loss, candidate_anchors
@@ -125,16 +128,27 @@ def lengths(steps: int) -> list[dict[str, str]]:
     ]
 
 
+def import_time(repeats: int = 7) -> list[dict[str, str]]:
+    """What `import holdfast` costs after `import torch`, in fresh processes."""
+    code = "import time, torch; start = time.perf_counter(); import holdfast; print(time.perf_counter() - start)"
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(repeats)
+    ]
+    return [{"what": "import holdfast after import torch", "value": f"{1000 * statistics.median(seconds):.1f} ms"}]
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
-    rows = overhead(steps) + lengths(steps)
+    rows = overhead(steps) + lengths(steps) + import_time()
     for row in rows:
         print(f"{row['what']:<48}{row['value']:>12}")
     write_results("training_step", {"machine": machine_facts(), "steps": steps, "rows": rows})
+    write_page()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "she
 STEP_IN_ORDER = ("network", "batch_loss", ".backward", ".measure", ".clip", ".update", "StepRecord")
 FOREIGN_WORDS = re.compile(
     r"(?<![\w.~])/(?:work|root|tmp|home|mnt|Users)\b(?!\.)"  # absolute paths of somebody's machine
-    r"|\b(?:claude|anthropic|openai|chatgpt|copilot|cursor)\b|\ban? (?:ai|llm)\b|\bsub-?agents?\b"
+    r"|\b(?:claude|anthropic|openai|chatgpt|copilot)\b|\ban? (?:ai|llm)\b|\bsub-?agents?\b"
     r"|\bco-authored-by\b|\bshared/docs\b|\b(?:the|your|this) (?:brief|prompt|lead|workplace)\b"
     r"|\b(?:issue|ticket|milestone) #?\d+|\bTODO\b|\bFIXME\b|\bXXX\b",
     re.IGNORECASE,

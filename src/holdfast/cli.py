@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -181,7 +182,7 @@ def fit(
 
     if out_dir is None:
         _say(err, "nothing will be kept: give --out RUN to keep the model")
-    _train(lambda show: fit_file(config, data, out_dir, show=show), out_dir, f"holdfast resume {out_dir}")
+    _train(lambda show: fit_file(config, data, out_dir, show=show), out_dir, f"holdfast resume {quote(str(out_dir))}")
 
 
 @app.command(epilog="Example: `holdfast resume run --max-steps 2000`")
@@ -190,7 +191,8 @@ def resume(run: RunPath, max_steps: MaxSteps = None) -> None:
     from holdfast.forecasting import Forecaster
 
     further = f" --max-steps {max_steps}" if max_steps is not None else ""
-    _train(lambda show: Forecaster.resume(run, max_steps=max_steps, show=show), run, f"holdfast resume {run}{further}")
+    go_on = f"holdfast resume {quote(str(run))}{further}"
+    _train(lambda show: Forecaster.resume(run, max_steps=max_steps, show=show), run, go_on)
 
 
 @app.command(epilog="Example: `holdfast predict run --out forecast.csv`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,17 @@ def series(values: dict[Any, np.ndarray], **columns: Any) -> pl.DataFrame:
 
 def table(rows: int = 60, ids: str = "ab", seed: int = 0) -> pl.DataFrame:
     return series({name: wave(rows, seed + place) for place, name in enumerate(ids)})
+
+
+KINDS: dict[str, Callable[[pl.DataFrame], Any]] = {
+    "pandas": pl.DataFrame.to_pandas,
+    "polars": pl.DataFrame.clone,
+    "pyarrow": pl.DataFrame.to_arrow,
+}
+DATES = pl.date(2024, 1, 1) + pl.duration(days="ds")
+
+
+def error(forecaster: Forecaster, frame: pl.DataFrame, model: str = "holdfast") -> float:
+    """Mean absolute error over two windows."""
+    backtest = forecaster.backtest(frame, 2)
+    return float((backtest[model] - backtest["y"]).abs().mean())

@@ -9,7 +9,7 @@ def window(y, start, length, cutoff, context_length, horizon, until):
     """Context values and mask, target values and mask of one window of the series at rows start, start + 1, ...
 
     Rows before the series and from `length` on hold nothing; targets from row `until` on may not be learned from, and
-    nothing may be learned from a window that saw no value.
+    nothing may be learned from a window that saw no value; a target that may not be learned from is 0.
     """
     values, mask = [], []
     for row in range(cutoff - context_length, cutoff + horizon):
@@ -21,7 +21,8 @@ def window(y, start, length, cutoff, context_length, horizon, until):
     target_mask = [
         observed and saw_something and cutoff + k < until for k, observed in enumerate(mask[context_length:])
     ]
-    return values[:context_length], mask[:context_length], values[context_length:], target_mask
+    target = [y if learned else 0.0 for y, learned in zip(values[context_length:], target_mask, strict=True)]
+    return values[:context_length], mask[:context_length], target, target_mask
 
 
 def rows_of(features, start, cutoff, context_length, horizon):

@@ -92,11 +92,7 @@ def trained(series, head, path):
     return task.error_scale_n, state, [(record.loss, record.role_norms, record.skipped) for record in log.steps]
 
 
-# A masked target of 1e30 becomes 0 * inf = nan in the backward pass of these losses.
-UNSAFE = pytest.mark.xfail(strict=True, reason="networks.batch_loss only weighs masked targets with zero")
-
-
-@pytest.mark.parametrize("head", [pytest.param(h, marks=() if h in ("quantile", "sigmoid") else UNSAFE) for h in HEADS])
+@pytest.mark.parametrize("head", HEADS)
 def test_poison_behind_until_changes_no_scale_no_step_and_no_weight(head, tmp_path):
     clean = trained(values(SHORT), head, tmp_path / "clean")
     for poison in (math.nan, math.inf, 1e300, -1e300):

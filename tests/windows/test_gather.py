@@ -83,7 +83,8 @@ def test_no_window_reads_the_rows_of_another_series(sentinel):
     for cutoff in range(5):
         assert batch.y_BT[cutoff].tolist() == [0.0] * (T - cutoff) + own[:cutoff]
         assert batch.mask_BT[cutoff].tolist() == [False] * (T - cutoff) + [True] * cutoff
-        assert batch.target_BF[cutoff].tolist() == (own[cutoff:] + [0.0] * F)[:F]
+        learned = own[cutoff:] if cutoff else []  # nothing is learned from an empty context
+        assert batch.target_BF[cutoff].tolist() == (learned + [0.0] * F)[:F]
     for features in (batch.past_BTP, batch.known_BTK, batch.known_BFK):
         assert torch.isfinite(features).all()
 

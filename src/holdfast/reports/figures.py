@@ -69,6 +69,8 @@ def _draw(panel: Any, rows: pl.DataFrame, *, first: bool) -> None:
     def label(text: str) -> str | None:
         return text if first else None
 
+    if rows.is_empty():  # too short a series for this forecast
+        return
     lower = [name for name in rows.columns if name.startswith("holdfast-lo-")]
     for shade, name in enumerate(lower):
         level = name.removeprefix("holdfast-lo-")

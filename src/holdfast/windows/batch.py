@@ -23,7 +23,7 @@ class Batch:
         known_BTK: Future covariates and calendar features of the context (float32).
         known_BFK: The same for the horizon.
         static_BS: Features of the series (float32).
-        target_BF: Values to forecast, 0 where missing (float64).
+        target_BF: Values to forecast, 0 where missing or not to be learned from (float64).
         target_mask_BF: True where a target was observed and may be learned from; nowhere in a window that saw no value,
             since nothing tells its level.
 

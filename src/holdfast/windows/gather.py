@@ -114,6 +114,6 @@ class Windows:
             known_BTK=known_BWK[:, :context_length],
             known_BFK=known_BWK[:, context_length:],
             static_BS=self.static_nS[series_B],
-            target_BF=y_BW[:, context_length:],
+            target_BF=torch.where(target_mask_BF, y_BW[:, context_length:], 0.0),
             target_mask_BF=target_mask_BF,
         )

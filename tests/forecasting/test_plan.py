@@ -1,0 +1,202 @@
+"""From options and series to a network: sizes, the anchors that are chosen, and what an untrained network says."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.forecasting.small import HORIZON, SEASON, series, small, table, wave
+from tests.reference import anchors as slow
+
+from holdfast import Config
+from holdfast.forecasting.fitted import plan, prepare
+from holdfast.forecasting.plan import NEAR_BEST, SHARE, context_and_segment, training_config, useful_anchors
+from holdfast.networks import anchor_forecasts, candidate_anchors
+from holdfast.training import split_series
+from holdfast.windows import Sampler, Windows
+
+
+def prepared(frame, **options):
+    return prepare(small(**options).config, frame, "polars")
+
+
+# ---------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "seasons", "horizon", "longest", "expected"),
+    [
+        ({}, (24, 168), 48, 960, (336, 24)),
+        ({}, (7,), 14, 400, (28, 7)),
+        ({}, (12,), 60, 400, (60, 12)),
+        ({}, (12,), 18, 30, (30, 1)),  # two and a half seasons: no segments
+        ({}, (12,), 18, 47, (47, 1)),
+        ({}, (12,), 50, 49, (60, 12)),  # whole segments, so a little more than there is
+        ({}, (), 6, 30, (12, 1)),
+        ({}, (), 6, 1, (1, 1)),
+        ({"context_length": 50}, (24,), 48, 960, (50, 1)),
+        ({"context_length": 100}, (24,), 48, 960, (120, 24)),
+        ({"segment": 5}, (24,), 48, 960, (100, 5)),
+        ({"segment": 100}, (), 6, 30, (100, 100)),
+        ({"context_length": 7, "segment": 3}, (), 6, 30, (9, 3)),
+    ],
+)
+def test_context_and_segment(options, seasons, horizon, longest, expected):
+    assert context_and_segment(Config(**options), seasons, horizon, longest) == expected
+
+
+@given(
+    st.none() | st.integers(1, 500),
+    st.none() | st.integers(1, 60),
+    st.lists(st.integers(1, 200), max_size=3),
+    st.integers(1, 100),
+    st.integers(1, 1000),
+)
+def test_a_context_is_whole_segments_and_no_shorter_than_asked(context_length, segment, seasons, horizon, longest):
+    config = Config(context_length=context_length, segment=segment)
+    got, cut = context_and_segment(config, seasons, horizon, longest)
+    assert got % cut == 0
+    assert cut == segment or segment is None
+    assert got >= (context_length or 1)
+    assert got - (context_length or longest) < cut  # rounding up is all that can make it longer
+
+
+# ---------------------------------------------------------------- anchors
+
+
+def slowly_useful(y, candidates, until, first, last, context_length):
+    """The anchors that are good on enough of the windows that training would draw, one window at a time."""
+    draw_series, draw_cutoff = Sampler(first, last, 1024, seed=0).draw(0)
+    good = np.zeros(len(candidates))
+    counted = 0
+    for i, cutoff in zip(draw_series.tolist(), draw_cutoff.tolist(), strict=True):
+        values = y[i][max(0, cutoff - context_length) : cutoff]
+        values = [None] * (context_length - len(values)) + values
+        target = [value if cutoff + k < until[i] else None for k, value in enumerate(y[i][cutoff : cutoff + HORIZON])]
+        steps = [k for k, value in enumerate(target) if value is not None]
+        if not steps or not slow.observed(values):
+            continue
+        errors = []
+        for kind, season in candidates:
+            forecast = slow.forecast(values, kind, season, HORIZON)
+            errors.append(slow.mean([abs(forecast[k] - target[k]) for k in steps]))
+        good += np.array(errors) <= NEAR_BEST * min(errors)
+        counted += 1
+    return tuple(
+        a for a, share in zip(candidates, good / counted, strict=True) if share >= min(SHARE, max(good / counted))
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_anchors_that_are_good_on_enough_windows_are_kept(seed):
+    rng = np.random.default_rng(seed)
+    walk = 50 + np.cumsum(rng.normal(0, 1, 50))
+    values = {"a": wave(40, seed), "b": walk, "c": 5 + 0.5 * np.arange(30) + rng.normal(0, 0.2, 30)}
+    y = {name: [None if rng.random() < 0.1 else float(v) for v in part] for name, part in values.items()}
+    y["d"] = [3.0]
+    store = prepared(series({name: np.array(part, dtype=float) for name, part in y.items()})).store
+    context_length = 12
+    split = split_series(store.lengths, context_length, HORIZON)
+    candidates = candidate_anchors((SEASON,), HORIZON)
+    got = useful_anchors(Windows.from_store(store), split, candidates, (context_length, HORIZON))
+    lists = list(y.values())
+    assert got == slowly_useful(lists, candidates, split.until_n, split.first_n, split.last_n, context_length)
+    assert got
+
+
+@pytest.mark.parametrize(
+    ("values", "kept", "lost"),
+    [
+        (np.tile([1.0, 9.0, 4.0, 4.0, 7.0, 2.0], 12), ("season", SEASON), ("drift", 1)),
+        (np.cumsum(np.random.default_rng(0).normal(0, 1, 300)), ("last", 1), ("season", SEASON)),
+        (3.0 * np.arange(80), ("drift", 1), ("recent-mean", SEASON)),
+    ],
+)
+def test_each_kind_of_series_keeps_its_anchor(values, kept, lost):
+    anchors = plan(prepared(series({"a": values}))).network.config.anchors
+    assert kept in anchors
+    assert lost not in anchors
+
+
+def test_without_a_window_to_compare_on_the_seasonal_anchors_are_kept():
+    store = prepared(table(), season_length=SEASON).store
+    lengths = np.array([HORIZON, 1])
+    split = split_series(lengths, 12, HORIZON)
+    assert not split.trainable
+    for seasons, expected in (((SEASON,), (("season", SEASON),)), ((), (("last", 1),))):
+        candidates = candidate_anchors(seasons, HORIZON)
+        assert useful_anchors(Windows.from_store(store), split, candidates, (12, HORIZON)) == expected
+
+
+@pytest.mark.parametrize("season", [SEASON, (), (SEASON, 15)])
+@pytest.mark.parametrize("head", ["quantile", "student-t"])
+def test_an_untrained_forecast_is_the_mean_of_the_anchors_chosen(season, head):
+    """Against the naive forecasts of the last rows, in the units of the data."""
+    rng = np.random.default_rng(5)
+    values = {"a": wave(60, 1) * 1e5, "b": np.cumsum(rng.normal(0, 1, 45)), "c": wave(9, 2), "d": np.array([3.0])}
+    values["a"][rng.integers(0, 60, 9)] = np.nan
+    forecaster = small(season_length=season, head=head, max_steps=0).fit(series(values))
+    size = forecaster.fitted.network.config
+    assert len(size.anchors) > 1
+    for name, y in values.items():
+        context = [None if np.isnan(v) else float(v) for v in y[-size.context_length :]]
+        context = [None] * (size.context_length - len(context)) + context
+        by_loops = [slow.forecast(context, kind, length, HORIZON) for kind, length in size.anchors]
+        z_BT = torch.tensor([[0.0 if v is None else v for v in context]], dtype=torch.float64)
+        mask_BT = torch.tensor([[v is not None for v in context]])
+        by_anchors = anchor_forecasts(z_BT, mask_BT, size.anchors, HORIZON)[0].mean(-1)
+        got = forecaster.predict().filter(pl.col("unique_id") == name)["holdfast"]
+        spread = np.nanstd(y) + abs(np.nanmean(y))
+        np.testing.assert_allclose(got, np.mean(by_loops, axis=0), atol=1e-5 * spread)
+        np.testing.assert_allclose(got, by_anchors, atol=1e-5 * spread)
+
+
+# ---------------------------------------------------------------- the rest of a task
+
+
+def test_figures_of_covariates_come_from_rows_that_may_be_learned_from():
+    frame = table().with_columns(
+        price=pl.col("ds") * 1.0,
+        temperature=pl.col("y") * 2,
+        size=pl.when(pl.col("unique_id") == "a").then(1.0).otherwise(5.0),
+    )
+    task = plan(prepared(frame, future="price", past="temperature", static="size"), kept_back=2)
+    until = 60 - 3 * HORIZON
+    seen = frame.filter(pl.col("ds") < until)
+    network = task.network
+    assert float(network.known.mean_C[0]) == pytest.approx(seen["price"].mean())
+    assert float(network.known.deviation_C[0]) == pytest.approx(seen["price"].std(ddof=0))
+    assert float(network.past.mean_C[0]) == pytest.approx(seen["temperature"].mean())
+    assert (float(network.static.mean_C[0]), float(network.static.deviation_C[0])) == (3.0, 2.0)
+    np.testing.assert_array_equal(task.split.until_n, [until, until])
+    for place, name in enumerate("ab"):
+        y = seen.filter(pl.col("unique_id") == name)["y"].to_list()
+        assert float(task.error_scale_n[place]) == pytest.approx(slow.naive_error(y, SEASON))
+
+
+def test_every_option_of_training_arrives():
+    options = {
+        "optimizer": "sgd",
+        "lr": 0.3,
+        "batch_size": 7,
+        "max_steps": 11,
+        "time_budget": 5.0,
+        "clip": "value:0.5",
+        "clip_roles": ("head",),
+        "seed": 3,
+    }
+    got = training_config(Config(**options))
+    assert {name: getattr(got, name) for name in options} == options
+
+
+def test_every_option_of_the_network_arrives():
+    options = {"cell": "gru", "hidden_size": 5, "layers": 3, "dropout": 0.4, "context_length": 18, "segment": 3}
+    task = plan(prepared(table(), **options, head="gaussian"))
+    size = task.network.config
+    got = {"cell": size.cell, "hidden_size": size.hidden_size, "layers": size.num_layers, "dropout": size.dropout}
+    assert got | {"context_length": size.context_length, "segment": size.segment} == options
+    assert type(task.network.head).__name__ == "GaussianHead"
+    assert size.horizon == HORIZON

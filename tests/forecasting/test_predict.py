@@ -1,0 +1,105 @@
+"""Forecast tables against one window at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tests.forecasting.small import HORIZON, series, small, table, wave
+
+from holdfast import DataError
+from holdfast.forecasting import predict
+from holdfast.forecasting.predict import forecast_table, level_columns, predict_windows
+from holdfast.networks import probabilities_of
+from holdfast.series import Columns, check_table
+from holdfast.windows import Windows
+
+LEVELS = (80, 95)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return small(max_steps=20).fit(table()).fitted
+
+
+@pytest.mark.parametrize(
+    ("levels", "names"),
+    [
+        ((80,), ["holdfast-lo-80", "holdfast-hi-80"]),
+        ((95, 80.0, 80), ["holdfast-lo-95", "holdfast-lo-80", "holdfast-hi-80", "holdfast-hi-95"]),
+        ((99.5,), ["holdfast-lo-99.5", "holdfast-hi-99.5"]),
+        ((97.123456789,), ["holdfast-lo-97.123456789", "holdfast-hi-97.123456789"]),
+    ],
+)
+def test_interval_columns_are_named_as_utilsforecast_names_them(levels, names):
+    assert level_columns(levels) == names
+    assert len(probabilities_of(levels)) == len(names) + 1
+
+
+def test_a_table_is_what_the_network_says_of_each_window(fitted):
+    store = fitted.prepared.store
+    size, head = fitted.network.config, fitted.network.head
+    rows = forecast_table(fitted.network, store, fitted.windows, LEVELS).rows()
+    expected = []
+    with torch.no_grad():
+        for i in range(store.n_series):
+            n = int(store.lengths[i])
+            batch = fitted.windows.gather([i], [n], context_length=size.context_length, horizon=HORIZON)
+            parameters = fitted.network.eval()(batch)
+            points = head.point(parameters)[0].tolist()
+            borders = head.quantiles(parameters, [0.025, 0.1, 0.9, 0.975])[0].tolist()
+            expected += [(store.ids[i], n + k, points[k], *borders[k]) for k in range(HORIZON)]
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    np.testing.assert_allclose([row[2:] for row in rows], [row[2:] for row in expected], rtol=1e-6)
+
+
+def test_windows_are_cut_into_batches_without_a_trace(fitted, monkeypatch):
+    which, cutoffs = np.array([0, 1, 1, 0, 1, 0, 0]), np.array([60, 60, 50, 41, 3, 1, 30])
+    whole = predict_windows(fitted.network, fitted.windows, which, cutoffs, LEVELS)
+    monkeypatch.setattr(predict, "WINDOWS_AT_ONCE", 3)
+    parts = predict_windows(fitted.network, fitted.windows, which, cutoffs, LEVELS)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert whole[0].shape == (7, HORIZON)
+    assert whole[1].shape == (7, HORIZON, 4)
+
+
+@pytest.mark.parametrize("cutoff", [1, 7, 24, 59])
+def test_a_forecast_from_a_cutoff_sees_nothing_behind_it(fitted, cutoff):
+    """It is that of the series cut off there, times included."""
+    store = fitted.prepared.store
+    got = forecast_table(fitted.network, store, fitted.windows, LEVELS, np.array([cutoff, cutoff]))
+    cut = table().filter(pl.col("ds") < cutoff)
+    short = check_table(cut, Columns(), horizon=HORIZON, freq=1, categories={}).store
+    assert got.equals(forecast_table(fitted.network, short, Windows.from_store(short), LEVELS))
+
+
+def test_series_that_may_not_be_seen_at_all_are_left_out(fitted):
+    store = fitted.prepared.store
+    both = forecast_table(fitted.network, store, fitted.windows, LEVELS, np.array([50, 50]))
+    one = forecast_table(fitted.network, store, fitted.windows, LEVELS, np.array([0, 50]))
+    assert one["unique_id"].unique().to_list() == ["b"]
+    np.testing.assert_allclose(one["holdfast"], both.tail(HORIZON)["holdfast"], rtol=1e-6)
+
+
+def test_a_forecast_leaves_no_trace(fitted):
+    before = {name: tensor.clone() for name, tensor in fitted.network.state_dict().items()}
+    state = torch.get_rng_state()
+    first = forecast_table(fitted.network, fitted.prepared.store, fitted.windows, LEVELS)
+    fitted.network.train()  # dropout must be off all the same
+    again = forecast_table(fitted.network, fitted.prepared.store, fitted.windows, LEVELS)
+    assert first.equals(again)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in fitted.network.state_dict().items())
+
+
+def test_an_unknown_future_names_the_covariates_and_series():
+    many = series({f"s{i}": wave(30, i) for i in range(7)})
+    frame = many.with_columns(price=pl.col("y") * 0 + 1, sale=pl.col("ds") % 2)
+    forecaster = small(future=("price", "sale"), max_steps=1).fit(frame)
+    with pytest.raises(DataError) as caught:
+        forecaster.predict()
+    (problem,) = caught.value.problems
+    assert problem.where == "future covariates price, sale of series s0, s1, s2, s3, s4"
+    assert "4 steps" in problem.expected
