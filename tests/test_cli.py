@@ -403,7 +403,7 @@ def test_demo_prints_its_scores_and_where_the_picture_is(run, monkeypatch, tmp_p
 
 # ---------------------------------------------------------------- killed and interrupted
 
-LONG = ["--horizon", "4", *SIZES, "--max-steps", "300"]
+LONG = ["--horizon", "4", *SIZES, "--max-steps", "180"]
 
 
 def start(*words):
@@ -440,7 +440,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(run, data, uninterrupted, tmp_
     out_dir = tmp_path / "run"
     process = start("fit", data, *LONG, "--out", out_dir)
     wait_for(process, out_dir / "checkpoint" / "state.safetensors")
-    time.sleep(random.uniform(0, 0.2))
+    time.sleep(random.uniform(0, 0.15))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (out_dir / "model.safetensors").exists()

@@ -166,7 +166,7 @@ def test_data_that_a_head_cannot_hold_is_refused(data, head, factor, words):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_learns(data, cell):
-    forecaster = small(cell=cell, max_steps=40, layers=2, lr=0.01, dropout=0.0, segment=2).fit(data)
+    forecaster = small(cell=cell, max_steps=25, layers=2, lr=0.01, dropout=0.0, segment=2).fit(data)
     losses = [record.loss for record in forecaster.fitted.log.steps]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
