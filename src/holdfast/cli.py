@@ -210,10 +210,11 @@ def predict(
 ) -> None:
     """Forecast the steps behind the end of every series."""
     from holdfast.forecasting.runs import predict_run
+    from holdfast.series import csv_text
 
     table = predict_run(run, data, future_data, out_file)
     if out_file is None:
-        sys.stdout.write(table.write_csv())
+        sys.stdout.write(csv_text(table))
 
 
 @app.command(epilog="Example: `holdfast backtest sales.csv --horizon 48 --windows 3 --out scores.csv`")
@@ -247,8 +248,11 @@ def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:
         said = f"saved; go on with: {go_on}" if started else f"nothing was kept: {nothing}"
         _say(err, f"stopped. {said}")
         raise typer.Exit(130) from None
-    _print_scores(forecaster.fitted.metrics.get("scores", {}))
+    scores = forecaster.fitted.metrics.get("scores", {})
+    _print_scores(scores)
     _say(out, forecaster.summary())
+    if scores:
+        _say(out, "that horizon also chose the weights; for scores on windows that did not: holdfast backtest")
 
 
 _SCORE_TITLES = {"mase": "MASE", "smape": "sMAPE, %", "rmse": "RMSE", "scaled_crps": "scaled CRPS"}

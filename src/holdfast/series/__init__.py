@@ -3,7 +3,7 @@
 from holdfast.series.calendar import Freq, calendar_features, infer_freq
 from holdfast.series.checking import Checked, check_table
 from holdfast.series.datasets import m4_hourly
-from holdfast.series.reading import Kind, as_polars, like, read_table, write_table
+from holdfast.series.reading import Kind, as_polars, csv_text, like, read_table, write_table
 from holdfast.series.seasons import Season, find_seasons
 from holdfast.series.store import SeriesStore
 from holdfast.series.values import Columns
@@ -18,6 +18,7 @@ __all__ = [
     "as_polars",
     "calendar_features",
     "check_table",
+    "csv_text",
     "find_seasons",
     "infer_freq",
     "like",

@@ -79,7 +79,7 @@ def write_table(frame: pl.DataFrame, path: Path | str) -> None:
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         if path.suffix == ".csv":
-            frame.write_csv(part)
+            part.write_text(csv_text(frame), encoding="utf-8", newline="")
         else:
             frame.write_parquet(part)
         part.replace(path)
@@ -88,6 +88,28 @@ def write_table(frame: pl.DataFrame, path: Path | str) -> None:
         raise _refused(path, "a place to write to", error.strerror or str(error), fix) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def csv_text(frame: pl.DataFrame) -> str:
+    """A table as CSV; times on whole seconds are written without a fraction.
+
+    Args:
+        frame: The table.
+
+    Returns:
+        A header line and a line per row.
+
+    Example:
+        >>> from datetime import datetime
+        >>> csv_text(pl.DataFrame({"ds": [datetime(2024, 1, 9, 8)], "y": [1.5]}))
+        'ds,y\\n2024-01-09 08:00:00,1.5\\n'
+    """
+    whole = [
+        column.dt.to_string("%Y-%m-%d %H:%M:%S" + ("%:z" if column.dtype.time_zone else ""))
+        for column in frame
+        if isinstance(column.dtype, pl.Datetime) and (column.dt.nanosecond() == 0).all()
+    ]
+    return frame.with_columns(whole).write_csv()
 
 
 def as_polars(df: Any) -> tuple[pl.DataFrame, Kind]:
