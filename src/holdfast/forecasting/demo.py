@@ -22,7 +22,7 @@ from holdfast.windows import Windows
 
 HORIZON, SEASON = 48, 24
 TIME_BUDGET = 50.0  # seconds of training
-PICTURED = ("H1", "H160", "H316")
+PICTURED = ("H1", "H150", "H400")
 
 
 @dataclass(frozen=True)
