@@ -79,7 +79,7 @@ def write_table(frame: pl.DataFrame, path: Path | str) -> None:
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         if path.suffix == ".csv":
-            part.write_text(csv_text(frame), encoding="utf-8", newline="")
+            _plain_times(frame).write_csv(part)
         else:
             frame.write_parquet(part)
         part.replace(path)
@@ -91,7 +91,7 @@ def write_table(frame: pl.DataFrame, path: Path | str) -> None:
 
 
 def csv_text(frame: pl.DataFrame) -> str:
-    """A table as CSV; times on whole seconds are written without a fraction.
+    r"""A table as CSV; times on whole seconds are written without a fraction.
 
     Args:
         frame: The table.
@@ -102,14 +102,19 @@ def csv_text(frame: pl.DataFrame) -> str:
     Example:
         >>> from datetime import datetime
         >>> csv_text(pl.DataFrame({"ds": [datetime(2024, 1, 9, 8)], "y": [1.5]}))
-        'ds,y\\n2024-01-09 08:00:00,1.5\\n'
+        'ds,y\n2024-01-09 08:00:00,1.5\n'
     """
+    return _plain_times(frame).write_csv()
+
+
+def _plain_times(frame: pl.DataFrame) -> pl.DataFrame:
+    """Times on whole seconds as text without a fraction."""
     whole = [
         column.dt.to_string("%Y-%m-%d %H:%M:%S" + ("%:z" if column.dtype.time_zone else ""))
         for column in frame
         if isinstance(column.dtype, pl.Datetime) and (column.dt.nanosecond() == 0).all()
     ]
-    return frame.with_columns(whole).write_csv()
+    return frame.with_columns(whole)
 
 
 def as_polars(df: Any) -> tuple[pl.DataFrame, Kind]:
