@@ -265,7 +265,7 @@ def _infer_calendar(days: Ints, ahead: NDArray[np.bool_], source: str) -> Freq:
     if np.median(gaps) >= 28:
         midnight = days * _DAY
         months = np.diff(_month(midnight))[ahead]
-        day_of_month = days - _month(midnight).view("M8[M]").astype("M8[D]").astype(np.int64)
+        day_of_month = days - _first_day(_month(midnight))
         at_end = bool((_month(midnight + _DAY) > _month(midnight)).all())
         if not np.diff(day_of_month)[ahead].any() or at_end:
             unit = "me" if at_end and np.diff(day_of_month)[ahead].any() else "mo"
@@ -309,10 +309,15 @@ def _month(wall: Ints) -> Ints:
     return wall.view("M8[us]").astype("M8[M]").astype(np.int64)
 
 
+def _first_day(month: Ints) -> Ints:
+    """Days from 1970-01-01 to the first of a month."""
+    return month.view("M8[M]").astype("M8[D]").astype(np.int64)
+
+
 def _add_months(wall: Ints, months: Ints, *, end: bool) -> Ints:
     """The same day (or the last, where there is no such day) and time of day, so many months on."""
-    first = wall.view("M8[us]").astype("M8[M]")
-    day = wall // _DAY - first.astype("M8[D]").astype(np.int64)
-    target = (first + months).astype("M8[D]").astype(np.int64)
-    last = (first + months + 1).astype("M8[D]").astype(np.int64) - 1
+    month = _month(wall)
+    day = wall // _DAY - _first_day(month)
+    target = _first_day(month + months)
+    last = _first_day(month + months + 1) - 1
     return np.asarray((last if end else np.minimum(target + day, last)) * _DAY + wall % _DAY)
