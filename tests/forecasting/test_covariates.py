@@ -5,19 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from tests.forecasting.small import error, small, table
+from tests.forecasting.small import error
 
 from holdfast import DataError, Forecaster
-
-
-@pytest.fixture(scope="module")
-def data():
-    return table()
-
-
-@pytest.fixture(scope="module")
-def fitted(data):
-    return small(max_steps=20).fit(data)
 
 
 def driven(rows=160, seed=0):

@@ -17,16 +17,6 @@ from holdfast.networks import CELLS, HEADS
 INTERVALS = ["holdfast-lo-95", "holdfast-lo-80", "holdfast-hi-80", "holdfast-hi-95"]
 
 
-@pytest.fixture(scope="module")
-def data():
-    return table()
-
-
-@pytest.fixture(scope="module")
-def fitted(data):
-    return small(max_steps=20).fit(data)
-
-
 # ---------------------------------------------------------------- forecasts
 
 

@@ -22,16 +22,6 @@ INTERVALS = ["holdfast-lo-95", "holdfast-lo-80", "holdfast-hi-80", "holdfast-hi-
 HOUR = dt.timedelta(hours=1)
 
 
-@pytest.fixture(scope="module")
-def data():
-    return table()
-
-
-@pytest.fixture(scope="module")
-def fitted(data):
-    return small(max_steps=20).fit(data)
-
-
 TIMES = {
     "int": pl.col("ds"),
     "int32": pl.col("ds").cast(pl.Int32),

@@ -66,7 +66,7 @@ def backtest_table(
     Returns:
         Columns `unique_id`, `ds`, `cutoff`, `y` (null where missing), `holdfast`, two per level, `seasonal_naive`.
     """
-    horizon, season = network.config.horizon, network.config.seasons[0] if network.config.seasons else 1
+    horizon, season = network.config.horizon, network.config.naive_season
     table = forecast_table(network, store, windows, levels, cutoff_n)
     series = np.flatnonzero(cutoff_n >= 1)
     cutoff_W = cutoff_n[series]

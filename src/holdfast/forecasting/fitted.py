@@ -199,8 +199,7 @@ def held_out_metrics(prepared: Prepared, task: Task, progress: Progress, log: Te
     cutoff_n[task.split.validated] = task.split.until_n[task.split.validated]
     levels = prepared.config.levels
     table = backtest_table(task.network, prepared.store, task.windows, cutoff_n, levels)
-    season = task.network.config.seasons[0] if task.network.config.seasons else 1
-    scores = mean_scores(score_table(table, prepared.checked.table, season, levels))
+    scores = mean_scores(score_table(table, prepared.checked.table, task.network.config.naive_season, levels))
     return {**facts, "skill": skill(scores), "scores": scores}
 
 

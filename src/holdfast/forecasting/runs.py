@@ -39,8 +39,7 @@ def backtest_file(
     if out is not None:
         check_place(out)
     fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
-    season = fitted.network.config.seasons[0] if fitted.network.config.seasons else 1
-    scores = score_table(table, fitted.prepared.checked.table, season, config.levels)
+    scores = score_table(table, fitted.prepared.checked.table, fitted.network.config.naive_season, config.levels)
     if out is not None:
         write_table(scores.rename({"unique_id": config.id_col}), out)
     return mean_scores(scores)

@@ -61,6 +61,11 @@ class NetworkConfig:
     known_size: int = 0
     static_size: int = 0
 
+    @property
+    def naive_season(self) -> int:
+        """Season of the seasonal naive forecast that everything is measured against; 1, the last value, without one."""
+        return self.seasons[0] if self.seasons else 1
+
 
 class Standardise(nn.Module):
     """(x - mean) / deviation per column, with the columns' figures kept beside the weights.
@@ -180,7 +185,7 @@ class ForecastNetwork(nn.Module):
         seasons = self.config.seasons
         scale = window_scale(batch.y_BT, batch.mask_BT, recent=max(seasons, default=self.config.context_length))
         z_BT = scale.normalise(batch.y_BT).masked_fill(~batch.mask_BT, 0.0)
-        unit_B = naive_error(z_BT, batch.mask_BT, seasons[0] if seasons else 1).clamp(min=SMALLEST_UNIT)
+        unit_B = naive_error(z_BT, batch.mask_BT, self.config.naive_season).clamp(min=SMALLEST_UNIT)
         relative_spread_B = (scale.scale_B / (scale.loc_B.abs() + scale.scale_B)).float()
         window_BW = torch.stack([relative_spread_B.log().clamp(min=-10), unit_B.log()], -1)
         weights_BFA, raw_BFP = self.decode(self.encode(z_BT, batch, window_BW), batch)

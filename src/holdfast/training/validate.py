@@ -46,7 +46,7 @@ def validate(
     """
     started = time.perf_counter()
     config, sums = network.config, torch.zeros(4, dtype=torch.float64)
-    season: Anchor = ("season", config.seasons[0]) if config.seasons else ("last", 1)
+    season: Anchor = ("season", config.naive_season)
     network.eval()
     for start in range(0, len(split.validated), WINDOWS_AT_ONCE):
         series = torch.from_numpy(split.validated[start : start + WINDOWS_AT_ONCE])
