@@ -8,14 +8,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.errors import DataError, HoldfastError, OptionError, Problem, RunDirectoryError, TrainingError
     from holdfast.forecasting import Config, Forecaster
-    from holdfast.gradients import ClipNorm, ClipValue, GradientGuard
+    from holdfast.gradients import (
+        ClipAGC,
+        ClipAuto,
+        ClipBlockRMS,
+        ClipMedian,
+        ClipNorm,
+        ClipPercentile,
+        ClipValue,
+        ClipZScore,
+        GradientGuard,
+    )
 
 __version__ = "0.1.0"
 
 # Names are loaded when they are first asked for: importing holdfast stays fast and brings in nothing that is not used.
 _HOMES = {
+    "ClipAGC": "gradients",
+    "ClipAuto": "gradients",
+    "ClipBlockRMS": "gradients",
+    "ClipMedian": "gradients",
     "ClipNorm": "gradients",
+    "ClipPercentile": "gradients",
     "ClipValue": "gradients",
+    "ClipZScore": "gradients",
     "Config": "forecasting",
     "DataError": "errors",
     "Forecaster": "forecasting",
@@ -28,8 +44,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClipAGC",
+    "ClipAuto",
+    "ClipBlockRMS",
+    "ClipMedian",
     "ClipNorm",
+    "ClipPercentile",
     "ClipValue",
+    "ClipZScore",
     "Config",
     "DataError",
     "Forecaster",

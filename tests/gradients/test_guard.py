@@ -366,15 +366,19 @@ def test_impossible_guards_are_refused(rule, options, words):
 
 
 def test_the_table_of_parameters():
-    assert GradientGuard(Forecaster(), {"recurrent": ClipNorm(0.5, math.inf), "bias": ClipValue(2)}).describe() == (
-        "parameter         role       rule\n"
-        "embed.weight      embedding  none\n"
-        "rnn.weight_ih_l0  input      none\n"
-        "rnn.weight_hh_l0  recurrent  norm:0.5 (p=inf) over recurrent\n"
-        "rnn.bias_ih_l0    bias       value:2\n"
-        "rnn.bias_hh_l0    bias       value:2\n"
-        "head.weight       head       none\n"
-        "head.bias         head       none"
+    model = Forecaster()
+    model.head.bias.requires_grad_(False)
+    guard = GradientGuard(model, {"recurrent": ClipNorm(0.5), "bias": ClipValue(2)}, cap=ClipNorm(5.0))
+    assert guard.describe() == (
+        "parameter         shape   role       rule\n"
+        "embed.weight      3 x 2   embedding  none\n"
+        "rnn.weight_ih_l0  12 x 2  input      none\n"
+        "rnn.weight_hh_l0  12 x 3  recurrent  norm:0.5 over recurrent\n"
+        "rnn.bias_ih_l0    12      bias       value:2\n"
+        "rnn.bias_hh_l0    12      bias       value:2\n"
+        "head.weight       1 x 3   head       none\n"
+        "head.bias         1       head       frozen\n"
+        "then norm:5 over all"
     )
 
 

@@ -248,7 +248,7 @@ def test_a_resumed_guard_goes_on_counting():
 
 def test_states_of_another_kind_are_refused():
     guard, other = GradientGuard(make_model(), None), GradientGuard(nn.Linear(1, 1), None)
-    wrong = [{}, other.state_dict(), {**guard.state_dict(), "schema": 2}, {**guard.state_dict(), "more": 1}]
+    wrong = [{}, other.state_dict(), {**guard.state_dict(), "schema": 99}, {**guard.state_dict(), "more": 1}]
     for state in wrong:
         with pytest.raises(OptionError, match="state of a GradientGuard"):
             guard.load_state_dict(state)

@@ -96,12 +96,12 @@ def test_the_record_holds_what_decimals_measure(clip):
         assert record.loss == loss.item()
         before, after = by_role(probe.network), by_role(bench.network)
         for role in before:
-            assert record.role_norms[role] == pytest.approx(float(clipping.norm(before[role], 2.0)), rel=1e-9)
+            assert record.role_norms[role] == pytest.approx(float(clipping.norm(before[role], 2.0)), rel=3e-7)
             clipped = float(clipping.norm(after[role], 2.0))
             assert record.role_clipped_norms[role] == pytest.approx(clipped, rel=1e-5)
             assert record.role_coefs[role] == (record.clip_coef if role in INNER else 1.0)
         all_before, all_after = list(chain(*before.values())), list(chain(*after.values()))
-        assert record.total_norm == pytest.approx(float(clipping.norm(all_before, 2.0)), rel=1e-9)
+        assert record.total_norm == pytest.approx(float(clipping.norm(all_before, 2.0)), rel=3e-7)
         assert record.clipped_norm == pytest.approx(float(clipping.norm(all_after, 2.0)), rel=1e-5)
         assert record.cosine == pytest.approx(clipping.cosine(all_before, all_after), rel=1e-5)
         assert record.seconds > 0

@@ -2,74 +2,47 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from holdfast.errors import OptionError, Problem, TrainingError
-from holdfast.gradients.norms import Measured, combine_norms, grad_norms
-from holdfast.gradients.roles import ROLES, Role, find_roles
-from holdfast.gradients.rules import ClipNorm, ClipValue, Effect, Rule, clamp_role, clauses, scale_
-from holdfast.gradients.summary import Counters, GuardSummary
+from holdfast.errors import OptionError, Problem
+from holdfast.gradients.attach import Attachment, attachment_of, innermost
+from holdfast.gradients.clauses import Clause, Rule, clauses, common_norm_type, load_memories, saved_memories
+from holdfast.gradients.core import Core
+from holdfast.gradients.ledger import Ledger
+from holdfast.gradients.result import ClipResult, Measured
+from holdfast.gradients.riding import still_scaled
+from holdfast.gradients.roles import ROLES, Role
+from holdfast.gradients.rules import ClipNorm
+from holdfast.gradients.summary import GuardSummary
+from holdfast.gradients.table import ParameterTable
 
-
-@dataclass(frozen=True)
-class ClipResult:
-    """Everything that was measured in one step, before and after clipping.
-
-    Attributes:
-        total_norm: Norm of all gradients as one vector, before clipping.
-        clip_coef: The smallest of `role_coefs`: with one rule over several roles their joint coefficient.
-        clipped_norm: Norm of all gradients as one vector, after clipping.
-        role_norms: Norm of each role before clipping.
-        role_coefs: Norm of each role after clipping / before; 1 where nothing was clipped.
-        role_clipped_norms: Norm of each role after clipping.
-        clipped: Whether any gradient was changed.
-        skipped: Whether the step was non-finite: gradients, weights and optimiser state were left as they were.
-        nonfinite: What was non-finite: names of parameters, `loss`, or `total_norm`.
-        cosine: Cosine between the clipped and the unclipped gradient over all parameters; nan for a skipped step
-            or where the clipped one is 0.
-        norm_type: p of all these norms.
-
-    Example:
-        >>> import torch
-        >>> layer = torch.nn.Linear(2, 1, bias=False)
-        >>> layer(torch.tensor([3.0, 4.0])).backward()
-        >>> guard = GradientGuard(layer, ClipNorm(1.0))
-        >>> result = guard.clip(guard.measure())
-        >>> result.total_norm, result.clip_coef, result.clipped_norm, result.cosine
-        (5.0, 0.2, 1.0, 1.0)
-    """
-
-    total_norm: float
-    clip_coef: float
-    clipped_norm: float
-    role_norms: Mapping[str, float]
-    role_coefs: Mapping[str, float]
-    role_clipped_norms: Mapping[str, float]
-    clipped: bool
-    skipped: bool
-    nonfinite: tuple[str, ...]
-    cosine: float
-    norm_type: float
+STILL_SCALED = (
+    "gradients are measured while a GradScaler has scaled a loss and not unscaled them: give it to "
+    "guard.step(optimizer, scaler=scaler), or call scaler.unscale_(optimizer) first"
+)
 
 
 class GradientGuard:
     """Measure and clip the gradients of a model once per step, right before the update, and refuse bad updates.
 
+    Rules apply in this order: each rule to its own roles, then the cap to all gradients together.
+
     Args:
         model: Any module. Its parameters are the ones that are measured and clipped.
-        rule: One rule for all gradients of `roles` as one vector (values are bounded one by one); or a rule for
-            each role by itself, where a role that is absent or None stays untouched; or None to measure only.
+        rule: One rule for all gradients of `roles` as one vector; or a rule for each role by itself, where a role
+            that is absent or None stays untouched; or None to measure only.
+        cap: A bound on the norm of all gradients together, after the rules.
         roles: The roles that one rule covers; the others stay untouched.
         overrides: Role by parameter name or module prefix, see `find_roles`.
         nonfinite: What a nan or inf in loss or gradients does: `skip` leaves out the update and counts it, `raise`
             raises before anything changes.
+        give_up_after: So many non-finite steps in a row are an error; None: never.
 
     Raises:
         OptionError: An argument cannot work, or the rule covers no parameter.
@@ -93,34 +66,55 @@ class GradientGuard:
         model: nn.Module,
         rule: Rule | Mapping[Role, Rule | None] | None,
         *,
+        cap: ClipNorm | None = None,
         roles: Sequence[Role] = ROLES,
         overrides: Mapping[str, Role] | None = None,
         nonfinite: Literal["skip", "raise"] = "skip",
+        give_up_after: int | None = 10,
     ) -> None:
         if nonfinite not in ("skip", "raise"):
             fix = "write nonfinite='skip'"
             raise OptionError(Problem("GradientGuard(nonfinite=...)", "'skip' or 'raise'", repr(nonfinite), fix))
-        role_of = find_roles(model, overrides)
-        self._parameters = [(name, role_of[name], parameter) for name, parameter in model.named_parameters()]
-        self._roles: list[Role] = [role for role in ROLES if role in role_of.values()]
-        self._clauses = clauses(rule, roles, self._roles)
-        self._norm_type = next((r.norm_type for r, _ in self._clauses if isinstance(r, ClipNorm)), 2.0)
-        self._raises = nonfinite == "raise"
-        self._counters = Counters(self._roles)
+        if give_up_after is not None and not (isinstance(give_up_after, int) and give_up_after > 0):
+            expected, fix = "a whole number above 0, or None", "write give_up_after=10"
+            raise OptionError(Problem("GradientGuard(give_up_after=...)", expected, repr(give_up_after), fix))
+        parameters = ParameterTable(model, overrides)
+        found = clauses(rule, roles, parameters.roles)
+        self._core = Core(
+            model=model,
+            parameters=parameters,
+            clauses=found,
+            cap=cap,
+            norm_type=common_norm_type(found, cap),
+            raises=nonfinite == "raise",
+            ledger=Ledger(parameters.roles, found, cap, give_up_after),
+        )
+        self._looked_for_scaler = False
+
+    @property
+    def last(self) -> ClipResult | None:
+        """What the newest step measured; None before the first."""
+        return self._core.ledger.last
 
     @property
     def bad_in_a_row(self) -> int:
         """Non-finite steps since the last finite one."""
-        return self._counters.bad_in_a_row
+        return self._core.ledger.counters.bad_in_a_row
 
-    def measure(self, loss: Tensor | float | None = None) -> Measured:
+    @property
+    def clauses(self) -> tuple[Clause, ...]:
+        """The rules, the roles that each is over, and what each remembers."""
+        return self._core.clauses
+
+    def measure(self, loss: Tensor | float | None = None, optimizer: Optimizer | None = None) -> Measured:
         """The norms of the gradients as they are; writes nothing.
 
         Args:
             loss: The loss of the step, a scalar; if it is nan or inf, the step counts as non-finite.
+            optimizer: Measure only the gradients of its parameters; None: all of the model.
 
         Returns:
-            Total norm, norm of each role, and what is non-finite.
+            Total norm, norm of each role and tensor, and what is non-finite.
 
         Raises:
             TrainingError: No parameter has a gradient, or one is sparse.
@@ -132,36 +126,30 @@ class GradientGuard:
             >>> GradientGuard(layer, None).measure().role_norms
             {'head': 5.0}
         """
-        grads = self._grads()
-        if not any(grads.values()):
-            raise TrainingError(
-                Problem(
-                    "GradientGuard.measure",
-                    "at least one parameter with a gradient",
-                    f"no gradient on any of {len(self._parameters)} parameters",
-                    "call loss.backward() before the step and zero_grad() after it, on the model given to the guard",
-                )
-            )
-        measured = grad_norms(grads, self._norm_type)
-        if loss is not None and not math.isfinite(loss.item() if isinstance(loss, Tensor) else loss):
-            measured = replace(measured, nonfinite=("loss", *measured.nonfinite))
-        return measured
+        if not self._looked_for_scaler:
+            self._looked_for_scaler = True
+            if still_scaled(optimizer):
+                warnings.warn(STILL_SCALED, stacklevel=2)
+        return self._core.measure(self._core.gather(optimizer), loss)
 
-    @torch.no_grad()
-    def clip(self, measured: Measured) -> ClipResult:
-        """Clip the gradients in place by the rule; within the bound, and in a non-finite step, no bit changes.
+    def clip(self, measured: Measured, optimizer: Optimizer | None = None) -> ClipResult:
+        """Clip the gradients in place by the rules; within the bound, and in a non-finite step, no bit changes.
 
         Args:
             measured: What `measure` returned for these gradients.
+            optimizer: The optimiser that `update` will step. If it is a fused one, the coefficient rides in its
+                update: the gradients are clipped when `update` returns, not before.
 
         Returns:
             The norms before and after, coefficients, and the cosine between both gradients.
 
         Raises:
-            TrainingError: The step is non-finite and the guard was made with `nonfinite="raise"`.
+            TrainingError: The step is non-finite and the guard was made with `nonfinite="raise"`; or the gradients
+                were clipped already and have grown since without an update: this is not the end of a window.
 
         Example:
             >>> import torch
+            >>> from holdfast.gradients import ClipValue
             >>> layer = torch.nn.Linear(2, 1, bias=False)
             >>> layer(torch.tensor([3.0, 4.0])).backward()
             >>> guard = GradientGuard(layer, ClipValue(3.0))
@@ -171,26 +159,7 @@ class GradientGuard:
             >>> round(result.clipped_norm, 3), round(result.cosine, 3)
             (4.243, 0.99)
         """
-        norms = measured.role_norms
-        if measured.nonfinite:
-            if self._raises:
-                raise _nonfinite_error(measured)
-            unchanged: dict[str, Effect] = {role: Effect(1.0, norms[role], math.nan, math.nan) for role in self._roles}
-            return _result(measured, unchanged, measured.total_norm, math.nan)
-        grads = self._grads()
-        l2 = norms if measured.norm_type == 2.0 else grad_norms(grads, 2.0).role_norms
-        effects: dict[str, Effect] = {role: Effect(1.0, norms[role], l2[role], 1.0) for role in self._roles}
-        for rule, roles in self._clauses:
-            if isinstance(rule, ClipValue):
-                for role in roles:
-                    effects[role] = clamp_role(rule, list(grads[role].values()), effects[role], measured.norm_type)
-            elif (coef := rule.coef(self._joint_norm(measured, roles))) < 1.0:
-                scale_([grad for role in roles for grad in grads[role].values()], coef)
-                effects.update({role: Effect(coef, coef * norms[role], coef * l2[role], 1.0) for role in roles})
-        clipped_norm = measured.total_norm
-        if any(effect.coef < 1.0 for effect in effects.values()):
-            clipped_norm = combine_norms([effect.norm for effect in effects.values()], measured.norm_type)
-        return _result(measured, effects, clipped_norm, _cosine(effects, l2))
+        return self._core.clip(measured, optimizer)
 
     def update(self, optimizer: Optimizer, result: ClipResult) -> None:
         """Take the optimiser's step and count it; a skipped step changes no weight and no optimiser state.
@@ -201,6 +170,7 @@ class GradientGuard:
 
         Raises:
             OptionError: The optimiser has parameters that the guard does not know.
+            TrainingError: This was the last of too many non-finite steps in a row.
 
         Example:
             >>> import torch
@@ -212,24 +182,31 @@ class GradientGuard:
             >>> bool(layer.weight.isfinite()), guard.bad_in_a_row
             (True, 1)
         """
-        self._check_known(optimizer)
-        if not result.skipped:
-            optimizer.step()
-        self._counters.add(result.total_norm, result.role_norms, result.role_coefs, skipped=result.skipped)
+        self._core.parameters.check_known(optimizer)
+        try:
+            if result.waiting is not None or not result.skipped:
+                optimizer.step()
+        finally:
+            self._core.dismount()
+        self._core.ledger.add(result)
 
-    def step(self, optimizer: Optimizer, *, loss: Tensor | float | None = None) -> ClipResult:
+    def step(
+        self, optimizer: Optimizer, *, loss: Tensor | float | None = None, scaler: GradScaler | None = None
+    ) -> ClipResult:
         """Measure, clip and update in one call, after `loss.backward()` and instead of `optimizer.step()`.
 
         Args:
-            optimizer: An optimiser over parameters of the guard's model.
+            optimizer: An optimiser over parameters of the guard's model. Only their gradients are clipped.
             loss: The loss of the step, a scalar, so that a non-finite loss is noticed too.
+            scaler: The `GradScaler` that scaled the loss; `scaler.update()` stays with the caller.
 
         Returns:
             Everything that was measured.
 
         Raises:
-            OptionError: The optimiser has parameters that the guard does not know.
-            TrainingError: There is no gradient, or the step is non-finite with `nonfinite="raise"`.
+            OptionError: The optimiser has parameters that the guard does not know, or is attached already.
+            TrainingError: There is no gradient, the step is non-finite with `nonfinite="raise"`, or it was the last
+                of too many in a row.
 
         Example:
             >>> import torch
@@ -239,10 +216,47 @@ class GradientGuard:
             >>> GradientGuard(layer, ClipNorm(1.0)).step(optimizer).nonfinite
             ('weight',)
         """
-        self._check_known(optimizer)  # before clipping changes a gradient
-        result = self.clip(self.measure(loss))
+        inner = innermost(optimizer)
+        if attachment_of(inner) is not None or inner is not optimizer:
+            expected, got = "a plain optimiser", "one that is attached or wrapped"
+            fix = "attach the guard to it, and call its own step()"
+            raise OptionError(Problem("GradientGuard.step", expected, got, fix))
+        if scaler is not None and scaler.is_enabled():
+            return self._step_with(scaler, optimizer, loss)
+        self._core.parameters.check_known(optimizer)  # before clipping changes a gradient
+        result = self.clip(self.measure(loss, optimizer), optimizer)
         self.update(optimizer, result)
         return result
+
+    def attach(self, optimizer: Any) -> Attachment:
+        """From now on let the optimiser's own `step()` measure, clip, and update or skip, wherever it is called from.
+
+        Args:
+            optimizer: An optimiser over parameters of the guard's model, also inside the wrappers of Accelerate or
+                Lightning. Several optimisers can be attached, one after the other.
+
+        Returns:
+            The tie; its `remove()` cuts it. What each step measured is in `last`.
+
+        Raises:
+            OptionError: It is attached already, has parameters that the guard does not know, or evaluates its loss
+                several times per step.
+
+        Example:
+            >>> import torch
+            >>> layer = torch.nn.Linear(2, 1, bias=False)
+            >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+            >>> guard = GradientGuard(layer, ClipNorm(1.0))
+            >>> tie = guard.attach(optimizer)
+            >>> layer(torch.tensor([3.0, 4.0])).backward()
+            >>> optimizer.step()
+            >>> guard.last.total_norm, guard.last.clipped_norm
+            (5.0, 1.0)
+        """
+        inner = innermost(optimizer)
+        self._core.parameters.check_known(inner)
+        self._looked_for_scaler = True  # behind step() gradients are unscaled, or the scale is known
+        return Attachment(self._core, inner)
 
     def summary(self) -> GuardSummary:
         """How often the guard clipped and skipped so far, and quantiles of the norms before clipping.
@@ -259,10 +273,10 @@ class GradientGuard:
             >>> guard.summary().clip_fraction, guard.summary().norms["max"]
             (1.0, 4.0)
         """
-        return self._counters.summary()
+        return self._core.ledger.counters.summary()
 
     def describe(self) -> str:
-        """A table of the parameters: name, role, and the rule that it falls under.
+        """A table of the parameters: name, shape, role, and the rule that it falls under.
 
         Returns:
             One line per parameter below a header.
@@ -271,23 +285,15 @@ class GradientGuard:
             >>> from torch import nn
             >>> model = nn.ModuleDict({"rnn": nn.RNN(2, 3, bias=False), "out": nn.Linear(3, 1, bias=False)})
             >>> print(GradientGuard(model, ClipNorm(1.0), roles=("input", "recurrent")).describe())
-            parameter         role       rule
-            rnn.weight_ih_l0  input      norm:1 over input, recurrent
-            rnn.weight_hh_l0  recurrent  norm:1 over input, recurrent
-            out.weight        head       none
+            parameter         shape  role       rule
+            rnn.weight_ih_l0  3 x 2  input      norm:1 over input, recurrent
+            rnn.weight_hh_l0  3 x 3  recurrent  norm:1 over input, recurrent
+            out.weight        1 x 3  head       none
         """
-        rule_of: dict[str, str] = {}
-        for rule, roles in self._clauses:
-            over = f" over {', '.join(roles)}" if isinstance(rule, ClipNorm) else ""
-            rule_of.update(dict.fromkeys(roles, f"{rule}{over}"))
-        rows = [("parameter", "role", "rule")]
-        rows += [(name, role, rule_of.get(role, "none")) for name, role, _ in self._parameters]
-        name_width = max(len(name) for name, _, _ in rows)
-        role_width = max(len(role) for _, role, _ in rows)
-        return "\n".join(f"{name:<{name_width}}  {role:<{role_width}}  {rule}" for name, role, rule in rows)
+        return self._core.parameters.describe(self._core.clauses, self._core.cap)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts and norms so far as plain JSON values, so that a resumed run goes on counting.
+        """Counts, norms and what the rules remember, as plain JSON values, so that a resumed run goes on as it was.
 
         Returns:
             A dictionary for `load_state_dict`.
@@ -297,16 +303,16 @@ class GradientGuard:
             >>> GradientGuard(nn.Linear(1, 1), None).state_dict()["finite"]
             0
         """
-        return self._counters.state_dict()
+        return {**self._core.ledger.counters.state_dict(), "memories": saved_memories(self._core.clauses)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from a `state_dict` of a guard over the same roles.
+        """Go on from a `state_dict` of a guard with the same rules over the same roles.
 
         Args:
             state: What `state_dict` gave, also after a round trip through JSON.
 
         Raises:
-            OptionError: The state is of another kind, or over other roles.
+            OptionError: The state is of another kind, of other rules, or over other roles; nothing changes then.
 
         Example:
             >>> from torch import nn
@@ -315,80 +321,23 @@ class GradientGuard:
             >>> guard.summary().steps
             8
         """
-        self._counters = Counters.from_state_dict(state, self._roles)
+        counted = {name: value for name, value in state.items() if name != "memories"}
+        Ledger(self._core.parameters.roles, (), None, None).load_state_dict(counted)  # refuses before anything changes
+        load_memories(self._core.clauses, state.get("memories"))
+        self._core.ledger.load_state_dict(counted)
 
-    def _grads(self) -> dict[str, dict[str, Tensor]]:
-        grads: dict[str, dict[str, Tensor]] = {role: {} for role in self._roles}
-        seen: set[int] = set()
-        for name, role, parameter in self._parameters:
-            grad = parameter.grad
-            if grad is not None and id(grad) not in seen:  # two parameters may hold one gradient: scaled once
-                seen.add(id(grad))
-                grads[role][name] = grad
-        return grads
-
-    def _joint_norm(self, measured: Measured, roles: Sequence[Role]) -> float:
-        # Over all roles it is the total norm itself: summed by role it could round past a bound that is just met.
-        if len(roles) == len(self._roles):
-            return measured.total_norm
-        return combine_norms([measured.role_norms[role] for role in roles], measured.norm_type)
-
-    def _check_known(self, optimizer: Optimizer) -> None:
-        known = {id(parameter) for _, _, parameter in self._parameters}
-        unknown = [
-            f"param_groups[{g}]['params'][{i}] of shape {tuple(parameter.shape)}"
-            for g, group in enumerate(optimizer.param_groups)
-            for i, parameter in enumerate(group["params"])
-            if id(parameter) not in known
-        ]
-        if unknown:
-            raise OptionError(
-                Problem(
-                    "optimizer of GradientGuard.step",
-                    "only parameters of the model that the guard was made for",
-                    f"unknown to the guard: {', '.join(unknown)}",
-                    "make the guard for the module that holds all of them, after the last change of its parameters",
-                )
-            )
-
-
-def _cosine(effects: Mapping[str, Effect], l2: Mapping[str, float]) -> float:
-    """cos(g, c) = sum_r cos_r (|g_r| / |g|) (|c_r| / |c|), over the roles r."""
-    moved = [effect for role, effect in effects.items() if l2[role] > 0]
-    if len({effect.coef for effect in moved}) <= 1 and all(effect.cosine == 1.0 for effect in moved):
-        return 1.0
-    before = combine_norms([l2[role] for role in effects])
-    after = combine_norms([effect.l2 for effect in effects.values()])
-    if after == 0:
-        return math.nan
-    left = {role: effect for role, effect in effects.items() if effect.l2 > 0}
-    terms = [effect.cosine * (l2[role] / before) * (effect.l2 / after) for role, effect in left.items()]
-    return min(1.0, math.fsum(terms))
-
-
-def _result(measured: Measured, effects: Mapping[str, Effect], clipped_norm: float, cosine: float) -> ClipResult:
-    coefs = {role: effect.coef for role, effect in effects.items()}
-    return ClipResult(
-        total_norm=measured.total_norm,
-        clip_coef=min(coefs.values()),
-        clipped_norm=clipped_norm,
-        role_norms=measured.role_norms,
-        role_coefs=coefs,
-        role_clipped_norms={role: effect.norm for role, effect in effects.items()},
-        clipped=min(coefs.values()) < 1.0,
-        skipped=bool(measured.nonfinite),
-        nonfinite=measured.nonfinite,
-        cosine=cosine,
-        norm_type=measured.norm_type,
-    )
-
-
-def _nonfinite_error(measured: Measured) -> TrainingError:
-    return TrainingError(
-        Problem(
-            "GradientGuard.clip",
-            "a finite loss and finite gradients",
-            f"nan or inf in {', '.join(measured.nonfinite)} (total norm {measured.total_norm})",
-            "lower the learning rate or look at the data of this batch; nonfinite='skip' leaves such steps out",
-        )
-    )
+    def _step_with(self, scaler: GradScaler, optimizer: Optimizer, loss: Tensor | float | None) -> ClipResult:
+        core, before, scale = self._core, self.last, scaler.get_scale()
+        self._looked_for_scaler = True
+        core.parameters.check_known(optimizer)
+        tie = Attachment(core, optimizer, loss)
+        try:
+            scaler.step(optimizer)
+        finally:
+            tie.remove()
+        newest = core.ledger.last
+        if newest is not None and newest is not before:
+            return newest
+        result = core.skipped_by_scaler(optimizer, scale)  # the scaler has not even called the optimiser
+        core.ledger.add(result)
+        return result

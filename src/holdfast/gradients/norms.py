@@ -3,51 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from holdfast.errors import Problem, TrainingError
+from holdfast.gradients.result import Measured
+from holdfast.gradients.shards import local_part, over_shards
 
-
-@dataclass(frozen=True)
-class Measured:
-    """The norms of one set of gradients, before any clipping.
-
-    Attributes:
-        total_norm: Norm of all gradients as one vector.
-        role_norms: Norm of each role (or other group) by itself.
-        nonfinite: Names of the tensors whose norm is nan or inf, because they hold such a value or because the
-            norm is beyond float64; `loss` for the loss, `total_norm` where only all tensors together are beyond it.
-        norm_type: p of these norms.
-
-    Example:
-        >>> Measured(5.0, {"recurrent": 3.0, "head": 4.0}, (), 2.0).total_norm
-        5.0
-    """
-
-    total_norm: float
-    role_norms: Mapping[str, float]
-    nonfinite: tuple[str, ...]
-    norm_type: float
+# A float32 sum of squares is taken over so few values at a time, and summed on in float64. torch's own norm of 20
+# million values in float32 is off by 1e-3; this one by less than 1e-6, at the same speed.
+ROW = 512
+# Below, squares may have fallen out of float32's range. Above, a sum that overflowed is inf and shows itself.
+SMALLEST = 1e-12
 
 
 @torch.no_grad()
 def grad_norms(groups: Mapping[str, Mapping[str, Tensor]], norm_type: float = 2.0) -> Measured:
     """Norms of groups of gradients, and of all of them, in one pass that writes nothing.
 
-    ||g||_p = (sum_i |g_i|^p)^(1/p), accumulated in float64; scaled by the largest value where float64 alone could
-    overflow or underflow. The total comes from the norms of the tensors, so it does not depend on the grouping
-    beyond rounding. Needs one transfer from the device.
+    ||g||_p = (sum_i |g_i|^p)^(1/p), without overflow or underflow for any finite gradient. The total comes from the
+    norms of the tensors, so it does not depend on the grouping beyond rounding; of a sharded gradient (DTensor) it is
+    the norm of the whole, the same on every rank. Needs one transfer from the device.
 
     Args:
         groups: For each group its gradients by parameter name. A tensor that is listed twice counts once.
         norm_type: p, above 0 or `inf`.
 
     Returns:
-        The total norm, the norm of each group (0 for an empty one), and the names of non-finite tensors.
+        The total norm, the norm of each group (0 for an empty one) and of each tensor, and the names of those that
+        are not finite.
 
     Raises:
         TrainingError: A gradient is sparse or complex.
@@ -59,22 +45,56 @@ def grad_norms(groups: Mapping[str, Mapping[str, Tensor]], norm_type: float = 2.
         >>> f"{measured.role_norms['recurrent']:.4g}", measured.nonfinite
         ('4.243e+30', ('v',))
     """
-    tensors = {id(grad): grad for group in groups.values() for grad in group.values()}
-    _check_dense(groups)
-    norms = dict(zip(tensors, _tensor_norms(list(tensors.values()), norm_type), strict=True))
-    total_norm = combine_norms(norms.values(), norm_type)
-    nonfinite = tuple(
-        dict.fromkeys(
-            name for group in groups.values() for name, grad in group.items() if not math.isfinite(norms[id(grad)])
-        )
-    )
-    if not nonfinite and not math.isfinite(total_norm):
-        nonfinite = ("total_norm",)
+    tensors = {id(grad): (name, grad) for group in groups.values() for name, grad in group.items()}
+    check_dense(dict(tensors.values()))
+    norms = dict(zip(tensors, tensor_norms([grad for _, grad in tensors.values()], norm_type), strict=True))
     role_norms = {
         role: combine_norms([norms[key] for key in {id(grad): None for grad in group.values()}], norm_type)
         for role, group in groups.items()
     }
-    return Measured(total_norm, role_norms, nonfinite, norm_type)
+    by_name = {name: norms[id(grad)] for group in groups.values() for name, grad in group.items()}
+    total_norm = combine_norms(norms.values(), norm_type)
+    return Measured(total_norm, role_norms, by_name, _nonfinite(total_norm, by_name), norm_type)
+
+
+def measured_from(
+    norms: Mapping[str, float],
+    role_of: Sequence[str],
+    roles: Sequence[str],
+    *,
+    norm_type: float = 2.0,
+    loss: float = 0.0,
+) -> Measured:
+    """The record of norms that are known by tensor.
+
+    Args:
+        norms: Norm of each gradient by parameter name.
+        role_of: Role of each, in the same order.
+        roles: All roles that the record is to have.
+        norm_type: p of the norms.
+        loss: The loss; a finite number where there is none.
+
+    Returns:
+        Total, by role, by tensor, and what is not finite.
+
+    Example:
+        >>> measured_from({"w": 3.0, "v": 4.0}, ("head", "other"), ("head", "other"), loss=math.nan)
+        Measured(total_norm=5.0, role_norms={'head': 3.0, 'other': 4.0}, tensor_norms={'w': 3.0, 'v': 4.0},
+            nonfinite=('loss',), norm_type=2.0)
+    """
+    parts: dict[str, list[float]] = {role: [] for role in roles}
+    for role, norm in zip(role_of, norms.values(), strict=True):
+        parts[role].append(norm)
+    role_norms = {role: combine_norms(own, norm_type) for role, own in parts.items()}
+    total_norm = combine_norms(norms.values(), norm_type)
+    bad = () if math.isfinite(loss) else ("loss",)
+    return Measured(total_norm, role_norms, norms, bad + _nonfinite(total_norm, norms), norm_type)
+
+
+def _nonfinite(total_norm: float, tensor_norms: Mapping[str, float]) -> tuple[str, ...]:
+    if math.isfinite(total_norm):
+        return ()
+    return tuple(name for name, norm in tensor_norms.items() if not math.isfinite(norm)) or ("total_norm",)
 
 
 def combine_norms(norms: Iterable[float], norm_type: float = 2.0) -> float:
@@ -94,9 +114,11 @@ def combine_norms(norms: Iterable[float], norm_type: float = 2.0) -> float:
         5.0
     """
     parts = list(norms)
-    largest = max(parts, default=0.0)
     if any(math.isnan(part) for part in parts):
         return math.nan
+    if norm_type == 2.0:
+        return math.hypot(*parts)  # scales by the largest itself
+    largest = max(parts, default=0.0)
     if largest in (0.0, math.inf) or norm_type == math.inf:
         return largest
     try:
@@ -105,34 +127,46 @@ def combine_norms(norms: Iterable[float], norm_type: float = 2.0) -> float:
         return math.inf
 
 
-def _tensor_norms(grads: list[Tensor], norm_type: float) -> list[float]:
-    filled = [grad for grad in grads if grad.numel() > 0]
-    if not filled:
-        return [0.0] * len(grads)
+def tensor_norms(grads: Sequence[Tensor], norm_type: float = 2.0) -> list[float]:
+    """The norm of each gradient by itself, wherever it lies.
+
+    Args:
+        grads: Dense real gradients of any shape; of a sharded one (DTensor) all ranks must ask together.
+        norm_type: p, above 0 or `inf`.
+
+    Returns:
+        One number per gradient; 0 for an empty one.
+
+    Example:
+        >>> tensor_norms([torch.tensor([3.0, 4.0]), torch.full((2,), 3e30, dtype=torch.float32)])[0]
+        5.0
+    """
+    plain = all(type(grad) is Tensor for grad in grads)
+    local = grads if plain else [local_part(grad) for grad in grads]
+    if norm_type == 2.0 and all(part.is_cpu for part in local):
+        norms = _euclidean_norms(local)
+    else:
+        norms = device_norms(local, norm_type).tolist() if local else []  # the one transfer
+    return norms if plain else over_shards(grads, norms, norm_type, combine_norms)
+
+
+def device_norms(grads: Sequence[Tensor], norm_type: float) -> Tensor:
+    """The norm of each gradient by itself, float64, left on the device of the first."""
+    filled = [grad if grad.numel() > 0 else grad.new_zeros(1) for grad in grads]
     # Up to p = 6 the powers of any float32 value, and their sum, lie within the range of float64.
     narrow = all(grad.dtype != torch.float64 for grad in filled)
     if norm_type == math.inf or (narrow and norm_type <= 6):
         norms = list(torch._foreach_norm(filled, norm_type, dtype=torch.float64))
     else:
         norms = [_scaled_norm(grad, norm_type) for grad in filled]
-    home = filled[0].device
-    values = iter(torch.stack([norm.to(home) for norm in norms]).tolist())  # the one transfer
-    return [next(values) if grad.numel() > 0 else 0.0 for grad in grads]
+    return torch.stack([norm.to(filled[0].device) for norm in norms])
 
 
-def _scaled_norm(grad: Tensor, norm_type: float) -> Tensor:
-    """The norm as m * ||g / m||_p, with m the largest |g_i|, or 1 where that is 0, inf or nan."""
-    largest = torch.linalg.vector_norm(grad, math.inf, dtype=torch.float64)
-    unit = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    scaled: Tensor = torch.linalg.vector_norm(grad.double() / unit, norm_type)
-    return unit * scaled
-
-
-def _check_dense(groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+def check_dense(grads: Mapping[str, Tensor]) -> None:
+    """Refuse gradients that have no plain values to measure, by name."""
     bad = {
         name: f"{grad.layout}, {grad.dtype}"
-        for group in groups.values()
-        for name, grad in group.items()
+        for name, grad in grads.items()
         if grad.layout != torch.strided or grad.is_complex()
     }
     if bad:
@@ -140,3 +174,40 @@ def _check_dense(groups: Mapping[str, Mapping[str, Tensor]]) -> None:
             Problem(f"gradient of {name}", "a dense real tensor", kind, "set sparse=False in the nn.Embedding")
             for name, kind in bad.items()
         )
+
+
+def _euclidean_norms(grads: Sequence[Tensor]) -> list[float]:
+    """2-norms on the CPU: float32 over at most `ROW` values at a time, float64 over the sums."""
+    short: list[Tensor] = []
+    parts_of: list[list[int]] = []
+    norms = [0.0] * len(grads)
+    for k, grad in enumerate(grads):
+        first, size = len(short), grad.numel()
+        if grad.dtype is not torch.float64 and size:
+            rest = size if size <= ROW else size % ROW
+            if rest < size:
+                values = grad if rest == 0 and grad.is_contiguous() else grad.reshape(-1)[: size - rest]
+                sums = torch.linalg.vector_norm(values.view(-1, ROW), dim=1, dtype=torch.float32)
+                if size > ROW * ROW:
+                    norms[k] = torch.linalg.vector_norm(sums, dtype=torch.float64).item()
+                else:
+                    short.append(sums)
+            if rest:
+                short.append(grad if rest == size else grad.reshape(-1)[size - rest :])
+        parts_of.append(list(range(first, len(short))))
+    found = torch.stack(torch._foreach_norm(short, 2.0, dtype=torch.float32)).tolist() if short else []
+    for k, parts in enumerate(parts_of):
+        norms[k] = math.hypot(norms[k], *(found[part] for part in parts))
+        if not SMALLEST <= norms[k] < math.inf and grads[k].numel():
+            norms[k] = _scaled_norm(grads[k], 2.0).item()
+    return norms
+
+
+def _scaled_norm(grad: Tensor, norm_type: float) -> Tensor:
+    """The norm as m * ||g / m||_p, with m the largest |g_i|, or 1 where that is 0, inf or nan."""
+    largest: Tensor = torch.linalg.vector_norm(grad, math.inf, dtype=torch.float64)
+    if largest.is_cpu and not largest:
+        return largest
+    unit = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    scaled: Tensor = torch.linalg.vector_norm(grad.double() / unit, norm_type)
+    return unit * scaled

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.errors import OptionError, Problem
+from holdfast.gradients.result import ClipResult
 
-SCHEMA = 1
+SCHEMA = 2
 QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -37,22 +38,46 @@ class GuardSummary:
     Attributes:
         steps: Steps seen, the skipped ones included.
         skipped: Non-finite steps, in which nothing was updated.
+        calibrations: Steps that a `GradScaler` left out while it looked for its scale; they count nowhere else.
         bad_in_a_row: Non-finite steps since the last finite one.
         clip_fraction: Share of finite steps with `clip_coef < 1`; nan before the first.
+        cosine: Mean cosine between clipped and unclipped gradient over the finite steps; 1 if no direction changed.
         norms: Quantiles of `total_norm`: min, p10, p50, p90, p99, max (the inner ones to 1 per cent).
         roles: The same by role.
 
     Example:
-        >>> Counters(["head"]).summary().steps
-        0
+        >>> print(Counters(["head"]).summary())
+        0 steps, 0 skipped as not finite, clipped nan %, mean cosine nan
+        role   clipped      min      p10      p50      p90      p99      max
+        all      nan %      nan      nan      nan      nan      nan      nan
+        head     nan %      nan      nan      nan      nan      nan      nan
     """
 
     steps: int
     skipped: int
+    calibrations: int
     bad_in_a_row: int
     clip_fraction: float
+    cosine: float
     norms: Mapping[str, float]
     roles: Mapping[str, RoleSummary]
+
+    def __str__(self) -> str:
+        rows = {"all": RoleSummary(self.clip_fraction, self.norms), **self.roles}
+        width = max(len(name) for name in rows)
+        calibrations = f", {self.calibrations} calibrations" if self.calibrations else ""
+        return "\n".join(
+            [
+                f"{self.steps} steps, {self.skipped} skipped as not finite{calibrations}, "
+                f"clipped {100 * self.clip_fraction:.3g} %, mean cosine {self.cosine:.3g}",
+                f"{'role':<{width}}  clipped" + "".join(f" {name:>8}" for name in QUANTILES),
+                *(
+                    f"{name:<{width}} {100 * row.clip_fraction:>5.3g} %"
+                    + "".join(f" {norm:>8.3g}" for norm in row.norms.values())
+                    for name, row in rows.items()
+                ),
+            ]
+        )
 
 
 class NormHistogram:
@@ -134,44 +159,52 @@ class Counters:
         bad_in_a_row: Non-finite steps since the last finite one.
 
     Example:
+        >>> from holdfast.gradients.clipping import skipped_result
+        >>> from holdfast.gradients.result import Measured
         >>> counters = Counters(["head"])
-        >>> counters.add(5.0, {"head": 5.0}, {"head": 0.2}, skipped=False)
-        >>> counters.summary().roles["head"].clip_fraction
-        1.0
+        >>> counters.add(skipped_result(Measured(5.0, {"head": 5.0}, {"w": 5.0}, (), 2.0), calibration=True))
+        >>> counters.summary().calibrations
+        1
     """
 
     def __init__(self, roles: Sequence[str]) -> None:
         self.bad_in_a_row = 0
         self._finite = 0
         self._skipped = 0
+        self._calibrations = 0
         self._clipped = 0
+        self._cosines = 0.0
         self._role_clipped = dict.fromkeys(roles, 0)
         self._norms = NormHistogram()
         self._role_norms = {role: NormHistogram() for role in roles}
 
-    def add(
-        self, total_norm: float, role_norms: Mapping[str, float], role_coefs: Mapping[str, float], *, skipped: bool
-    ) -> None:
-        """Count one step; of a skipped one only that it was skipped."""
-        if skipped:
+    def add(self, result: ClipResult) -> None:
+        """Count one step; of one that was left out only that it was."""
+        if result.calibration:
+            self._calibrations += 1
+            return
+        if result.skipped:
             self._skipped += 1
             self.bad_in_a_row += 1
             return
         self.bad_in_a_row = 0
         self._finite += 1
-        self._clipped += min(role_coefs.values()) < 1.0
-        self._norms.add(total_norm)
+        self._clipped += result.clipped
+        self._cosines += 0.0 if math.isnan(result.cosine) else result.cosine
+        self._norms.add(result.total_norm)
         for role, histogram in self._role_norms.items():
-            self._role_clipped[role] += role_coefs[role] < 1.0
-            histogram.add(role_norms[role])
+            self._role_clipped[role] += result.role_coefs[role] < 1.0
+            histogram.add(result.role_norms[role])
 
     def summary(self) -> GuardSummary:
         """Counts, shares and quantiles of all steps so far."""
         return GuardSummary(
-            steps=self._finite + self._skipped,
+            steps=self._finite + self._skipped + self._calibrations,
             skipped=self._skipped,
+            calibrations=self._calibrations,
             bad_in_a_row=self.bad_in_a_row,
             clip_fraction=self._share(self._clipped),
+            cosine=self._share(self._cosines),
             norms=_quantiles(self._norms),
             roles={
                 role: RoleSummary(self._share(self._role_clipped[role]), _quantiles(histogram))
@@ -186,7 +219,9 @@ class Counters:
             "finite": self._finite,
             "skipped": self._skipped,
             "bad_in_a_row": self.bad_in_a_row,
+            "calibrations": self._calibrations,
             "clipped": self._clipped,
+            "cosines": self._cosines,
             "norms": self._norms.state_dict(),
             "role_clipped": dict(self._role_clipped),
             "role_norms": {role: histogram.state_dict() for role, histogram in self._role_norms.items()},
@@ -214,7 +249,9 @@ class Counters:
         counters.bad_in_a_row = state["bad_in_a_row"]
         counters._finite = state["finite"]
         counters._skipped = state["skipped"]
+        counters._calibrations = state["calibrations"]
         counters._clipped = state["clipped"]
+        counters._cosines = state["cosines"]
         counters._role_clipped = dict(state["role_clipped"])
         counters._norms = NormHistogram.from_state_dict(state["norms"])
         counters._role_norms = {
@@ -222,7 +259,7 @@ class Counters:
         }
         return counters
 
-    def _share(self, count: int) -> float:
+    def _share(self, count: float) -> float:
         return count / self._finite if self._finite else math.nan
 
 

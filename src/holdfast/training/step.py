@@ -66,7 +66,7 @@ def train_step(
 
     # measure, clip, update
     measured = guard.measure(loss)
-    result = guard.clip(measured)
+    result = guard.clip(measured, optimizer)
     guard.update(optimizer, result)
 
     # record
