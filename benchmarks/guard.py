@@ -1,6 +1,6 @@
 """Clip and update: the guard beside `torch.nn.utils.clip_grad_norm_` and the same optimiser's step.
 
-    python benchmarks/guard.py [--steps 60] [--threads 1 2]
+    python benchmarks/guard.py [--steps 60] [--runs 3] [--threads 1 2]
 
 Equal LSTM models with equal gradients on both sides, which take turns in one run; medians. The guard's time holds all
 of its telemetry: norms by tensor and role, coefficients, cosine, counts. Writes benchmarks/results/guard.json.
@@ -69,7 +69,7 @@ def take_turns(sides: Sequence[tuple[Callable[[], None], Callable[[], None]]], s
 
 
 def clip_and_update(size: str, optimiser: str, clipped: bool, steps: int) -> dict[str, Any]:
-    """torch's two calls beside the guard's one."""
+    """Both calls of torch beside the guard's one."""
     theirs = Side(make_model(size))
     ours = Side(copy.deepcopy(theirs.model))
     max_norm = 0.1 if clipped else 1e6
@@ -113,25 +113,33 @@ def norms_by_role(size: str, steps: int) -> dict[str, Any]:
     }
 
 
+def measure(steps: int, threads: list[int]) -> dict[str, Any]:
+    """One run over all models, optimisers and numbers of threads."""
+    updates, roles = [], []
+    for count in threads:
+        torch.set_num_threads(count)
+        for size in SIZES:
+            own = steps * (5 if size == "0.2M" else 1)
+            for optimiser in OPTIMISERS:
+                for clipped in (True, False):
+                    updates.append(clip_and_update(size, optimiser, clipped, own))
+                    print(updates[-1], flush=True)
+            roles.append(norms_by_role(size, own))
+            print(roles[-1], flush=True)
+    return {"updates": updates, "roles": roles}
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    updates, roles = [], []
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        for size in SIZES:
-            steps = options.steps * (5 if size == "0.2M" else 1)
-            for optimiser in OPTIMISERS:
-                for clipped in (True, False):
-                    updates.append(clip_and_update(size, optimiser, clipped, steps))
-                    print(updates[-1], flush=True)
-            roles.append(norms_by_role(size, steps))
-            print(roles[-1], flush=True)
-    facts = {"machine": machine_facts(), "steps": options.steps, "updates": updates, "roles": roles}
-    write_results("guard", facts)
+    runs: list[dict[str, Any]] = []
+    for _ in range(options.runs):
+        runs.append(measure(options.steps, options.threads))
+        write_results("guard", {"machine": machine_facts(), "steps": options.steps, "runs": runs})
     write_page()
 
 

@@ -1,5 +1,6 @@
 """Roles of parameters, norms of gradients, clip rules, and the guard that measures, clips and updates."""
 
+from holdfast.gradients.adjoint import AdjointResult, AdjointSummary, ClipAdjoint
 from holdfast.gradients.attach import Attachment
 from holdfast.gradients.blocks import ClipAGC, ClipBlockRMS
 from holdfast.gradients.clauses import Clause, Rule
@@ -14,9 +15,12 @@ from holdfast.gradients.summary import GuardSummary, NormHistogram, RoleSummary
 
 __all__ = [
     "ROLES",
+    "AdjointResult",
+    "AdjointSummary",
     "Attachment",
     "Clause",
     "ClipAGC",
+    "ClipAdjoint",
     "ClipAuto",
     "ClipBlockRMS",
     "ClipMedian",

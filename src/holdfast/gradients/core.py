@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from holdfast.gradients.device import DeviceStep, can_wait
 from holdfast.gradients.ledger import Ledger
 from holdfast.gradients.norms import measured_from, tensor_norms
 from holdfast.gradients.result import ClipResult, Measured
-from holdfast.gradients.riding import can_ride, get_off, get_on, hidden
+from holdfast.gradients.riding import Ride, can_ride, can_wait_in, hidden
 from holdfast.gradients.rules import SMALLEST_COEF, ClipNorm, scale_
 from holdfast.gradients.shards import anywhere, local_part
 from holdfast.gradients.table import GradTable, ParameterTable
@@ -48,12 +47,10 @@ class Core:
     norm_type: float
     raises: bool
     ledger: Ledger
-    _riding: tuple[Optimizer, dict[str, Any]] | None = None
     _window: Window = field(default_factory=Window)
 
     def gather(self, optimizer: Optimizer | None) -> GradTable:
         """The gradients of this step; at least one."""
-        self.dismount()  # of a step that was clipped and never updated
         table = self.parameters.gather(optimizer)
         if not table.grads:
             raise TrainingError(
@@ -71,27 +68,28 @@ class Core:
         roles = self.parameters.roles
         if not self.raises and can_wait(table.grads, self.clauses, self.cap):
             return DeviceStep.measure(table, loss).measured(roles)
-        value = 0.0 if loss is None else loss.item() if isinstance(loss, Tensor) else loss
+        value = loss_value(loss)
         if loss is not None and anywhere(not math.isfinite(value), self.model, table.grads):
             value = math.nan
         norms = dict(zip(table.names, tensor_norms(table.grads, self.norm_type), strict=True))
         measured = measured_from(norms, table.roles, roles, norm_type=self.norm_type, loss=value)
-        measured.__dict__["_table"] = table  # so that `clip` need not gather again; not a field, not compared
+        # Not fields, not compared: what `clip` needs to know that these are still the same gradients.
+        measured.__dict__.update(_table=table, _versions=[grad._version for grad in table.grads])
         return measured
 
     def clip(self, measured: Measured, optimizer: Optimizer | None) -> ClipResult:
         """Each rule to its roles, then the cap to all; in place, or within the update of a fused optimiser."""
         step = measured.waiting
-        if isinstance(step, DeviceStep) and optimizer is not None and can_ride(optimizer, step.table.grads):
+        if isinstance(step, DeviceStep) and optimizer is not None and can_wait_in(optimizer, step.table.grads):
             found_inf, grad_scale = step.clip_(self.clauses, self.cap)
-            self._riding = (optimizer, get_on(optimizer, grad_scale, found_inf))
-            return step.result(self.parameters.roles, self.clauses, self.cap)
+            result = step.result(self.parameters.roles, self.clauses, self.cap)
+            return _with_ride(result, Ride(grad_scale, found_inf))
         if measured.nonfinite:
             if self.raises:
                 raise _nonfinite_error(measured)
             return skipped_result(measured, calibration=False)
-        table = measured.__dict__.get("_table") or self.parameters.gather(names=measured.tensor_norms)
-        self._window.check(table.grads[0])
+        table = self._table_of(measured)
+        self._window.warn_if_early(table)
         clipping = Clipping(table, measured)
         for clause in self.clauses:
             clipping.add(clause)
@@ -99,60 +97,91 @@ class Core:
             clipping.cap(self.cap)
         result = clipping.result()
         if optimizer is not None and result.clipped and can_ride(optimizer, table.grads):
-            self._ride(optimizer, table, clipping.apply_but_common())
+            result = _apply_within_update(clipping, result, table)
         else:
             clipping.apply_()
-        self._window.clipped(table.grads[0])
+        self._window.clipped(table)
         return result
 
     @contextmanager
-    def updating(self, optimizer: Optimizer, loss: Tensor | float | None) -> Iterator[None]:
-        """Measure and clip before, and count after, an update that somebody else calls inside this context."""
+    def updating(self, optimizer: Optimizer, loss: Tensor | float | None, scale: float | None) -> Iterator[None]:
+        """Measure and clip before, and count after, an update that somebody else calls inside this context.
+
+        Args:
+            optimizer: The optimiser, without wrappers.
+            loss: The loss of the step, if known.
+            scale: The scale of a `GradScaler` that has unscaled already, if known.
+        """
         self.parameters.check_known(optimizer)
-        scale, found_inf = optimizer.__dict__.get("grad_scale"), optimizer.__dict__.get("found_inf")
-        if found_inf is not None and found_inf.item():  # a GradScaler saw it first; the fused kernel skips by itself
-            result = self.skipped_by_scaler(optimizer, 1.0 if scale is None else scale.item())
-            yield
-            self.ledger.add(result)
-            return
         if not self.parameters.gather(optimizer).grads:
-            warnings.warn("optimizer.step() was called, and none of its parameters has a gradient", stacklevel=4)
+            warnings.warn("optimizer.step() was called, and none of its parameters has a gradient", stacklevel=6)
             yield
             return
-        table = self.gather(optimizer)
-        before = get_on(optimizer, None)
-        try:
-            if scale is not None:
-                inverse = scale.double().reciprocal().float()
+        grad_scale, found_inf = optimizer.__dict__.get("grad_scale"), optimizer.__dict__.get("found_inf")
+        if found_inf is not None and found_inf.item():  # a GradScaler saw it first
+            result = self.skipped_by_scaler(optimizer, scale if grad_scale is None else grad_scale.item())
+        else:
+            table = self.gather(optimizer)
+            if grad_scale is not None:
+                inverse = grad_scale.double().reciprocal().float()
                 torch._foreach_mul_([local_part(grad) for grad in table.grads], inverse)
             result = self.clip(self.measure(table, loss), optimizer)
-            with hidden(table.parameters, result.waiting is None and result.skipped):
-                yield
-        finally:
-            self.dismount()
-            get_off(optimizer, before)
+        with (result.ride or Ride()).on(optimizer), hidden(optimizer, result.waiting is None and result.skipped):
+            yield
         self.ledger.add(result)
 
-    def skipped_by_scaler(self, optimizer: Optimizer, scale: float) -> ClipResult:
+    def skipped_by_scaler(self, optimizer: Optimizer, scale: float | None) -> ClipResult:
         """At scale 1 and below there is nothing left to calibrate: then the gradients themselves are not finite."""
         measured = self.measure(self.gather(optimizer), None)
-        return skipped_result(measured, calibration=scale > 1.0)
+        return skipped_result(measured, calibration=scale is None or scale > 1.0)
 
-    def dismount(self) -> None:
-        """Take the coefficient out of the optimiser again."""
-        if self._riding is not None:
-            get_off(*self._riding)
-            self._riding = None
+    def _table_of(self, measured: Measured) -> GradTable:
+        table: GradTable | None = measured.__dict__.get("_table")
+        if table is None:
+            return self.parameters.gather(names=measured.tensor_norms)
+        if [grad._version for grad in table.grads] != measured.__dict__["_versions"]:
+            expected, got = "the gradients that were measured", "gradients that have changed since"
+            raise TrainingError(Problem("GradientGuard.clip", expected, got, "measure again, and then clip"))
+        return table
 
-    def _ride(self, optimizer: Optimizer, table: GradTable, coef: float) -> None:
-        if coef == 1.0:
-            return
-        if coef < SMALLEST_COEF:  # float32 has no exact inverse of it
-            scale_(table.grads, coef)
-            return
-        self.dismount()
+
+def loss_value(loss: Tensor | float | None) -> float:
+    """The loss as a number; 0 where there is none.
+
+    Args:
+        loss: A scalar tensor or a number.
+
+    Returns:
+        Its value.
+
+    Raises:
+        TrainingError: It is more than one number.
+
+    Example:
+        >>> loss_value(torch.tensor([0.5])), loss_value(None)
+        (0.5, 0.0)
+    """
+    if not isinstance(loss, Tensor):
+        return 0.0 if loss is None else float(loss)
+    if loss.numel() != 1:
+        shape, fix = str(tuple(loss.shape)), "give the number that backward() was called on"
+        raise TrainingError(Problem("loss of a GradientGuard", "one number", f"a tensor of shape {shape}", fix))
+    return float(loss.item())
+
+
+def _apply_within_update(clipping: Clipping, result: ClipResult, table: GradTable) -> ClipResult:
+    coef = clipping.apply_but_common()
+    if coef < SMALLEST_COEF:  # float32 has no exact inverse of it
+        scale_(table.grads, coef)
+    elif coef < 1.0:
         grad_scale = torch.tensor(1 / coef, dtype=torch.float32, device=table.grads[0].device)
-        self._riding = (optimizer, get_on(optimizer, grad_scale))
+        return _with_ride(result, Ride(grad_scale))
+    return result
+
+
+def _with_ride(result: ClipResult, ride: Ride) -> ClipResult:
+    result.__dict__["_ride"] = ride
+    return result
 
 
 def _nonfinite_error(measured: Measured) -> TrainingError:

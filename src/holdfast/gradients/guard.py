@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from holdfast.gradients.rules import ClipNorm
 from holdfast.gradients.summary import GuardSummary
 from holdfast.gradients.table import ParameterTable
 
+SUSPICIOUS = 100.0  # a norm from which on gradients may be scaled ones; a GradScaler starts at 65536
 STILL_SCALED = (
     "gradients are measured while a GradScaler has scaled a loss and not unscaled them: give it to "
     "guard.step(optimizer, scaler=scaler), or call scaler.unscale_(optimizer) first"
@@ -126,26 +128,31 @@ class GradientGuard:
             >>> GradientGuard(layer, None).measure().role_norms
             {'head': 5.0}
         """
-        if not self._looked_for_scaler:
+        measured = self._core.measure(self._core.gather(optimizer), loss)
+        if not self._looked_for_scaler and (measured.waiting is not None or not measured.total_norm < SUSPICIOUS):
             self._looked_for_scaler = True
             if still_scaled(optimizer):
                 warnings.warn(STILL_SCALED, stacklevel=2)
-        return self._core.measure(self._core.gather(optimizer), loss)
+        return measured
 
     def clip(self, measured: Measured, optimizer: Optimizer | None = None) -> ClipResult:
         """Clip the gradients in place by the rules; within the bound, and in a non-finite step, no bit changes.
 
         Args:
             measured: What `measure` returned for these gradients.
-            optimizer: The optimiser that `update` will step. If it is a fused one, the coefficient rides in its
-                update: the gradients are clipped when `update` returns, not before.
+            optimizer: The optimiser that will be given to `update` with the result. If it is a fused one, the
+                coefficient may ride in its update: the gradients are clipped when `update` returns, not before.
 
         Returns:
             The norms before and after, coefficients, and the cosine between both gradients.
 
         Raises:
             TrainingError: The step is non-finite and the guard was made with `nonfinite="raise"`; or the gradients
-                were clipped already and have grown since without an update: this is not the end of a window.
+                have changed since they were measured.
+
+        Warns:
+            UserWarning: The gradients were clipped already and have grown since without an update: this is not the
+                end of an accumulation window.
 
         Example:
             >>> import torch
@@ -183,11 +190,9 @@ class GradientGuard:
             (True, 1)
         """
         self._core.parameters.check_known(optimizer)
-        try:
-            if result.waiting is not None or not result.skipped:
+        if result.waiting is not None or not result.skipped:
+            with result.ride.on(optimizer) if result.ride is not None else nullcontext():
                 optimizer.step()
-        finally:
-            self._core.dismount()
         self._core.ledger.add(result)
 
     def step(
@@ -330,7 +335,7 @@ class GradientGuard:
         core, before, scale = self._core, self.last, scaler.get_scale()
         self._looked_for_scaler = True
         core.parameters.check_known(optimizer)
-        tie = Attachment(core, optimizer, loss)
+        tie = Attachment(core, optimizer, loss, scale)
         try:
             scaler.step(optimizer)
         finally:

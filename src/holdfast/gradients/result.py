@@ -36,7 +36,8 @@ class _Fetched:
 
     def fill(self, record: Self) -> None:
         """Take the numbers of another record; nothing is waited for any more."""
-        self.__dict__.clear()
+        for name in ("_waiting", "_fetch"):
+            self.__dict__.pop(name, None)
         self.__dict__.update(record.__dict__)
 
     def __getattr__(self, name: str) -> Any:
@@ -117,6 +118,11 @@ class ClipResult(_Fetched):
     nonfinite: tuple[str, ...]
     cosine: float
     norm_type: float
+
+    @property
+    def ride(self) -> Any:
+        """What `GradientGuard.update` hands to the optimiser's step; None where the gradients are clipped already."""
+        return self.__dict__.get("_ride")
 
     @property
     def finite(self) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
@@ -18,18 +19,55 @@ from torch.optim import Optimizer
 FIELDS = ("grad_scale", "found_inf")
 
 
+@dataclass(frozen=True)
+class Ride:
+    """What one step of a fused optimiser takes along.
+
+    Attributes:
+        grad_scale: What its gradients are divided by, a float32 scalar beside them; None: nothing.
+        found_inf: 1 where the step is to be left out, likewise; None: it is not.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> weight.grad = torch.ones(1)
+        >>> optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
+        >>> with Ride(torch.tensor(4.0)).on(optimizer):
+        ...     optimizer.step()
+        >>> weight.item(), weight.grad.item(), "grad_scale" in optimizer.__dict__
+        (0.75, 0.25, False)
+    """
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+    @contextmanager
+    def on(self, optimizer: Optimizer) -> Iterator[None]:
+        """For the step inside this context only; what was set before comes back, for it would act on later steps.
+
+        Args:
+            optimizer: One for which `can_ride` holds.
+        """
+        before = {name: optimizer.__dict__[name] for name in FIELDS if name in optimizer.__dict__}
+        optimizer.__dict__.update(grad_scale=self.grad_scale, found_inf=self.found_inf)
+        try:
+            yield
+        finally:
+            for name in FIELDS:  # a GradScaler multiplies with what it finds: None is not nothing
+                optimizer.__dict__.pop(name, None)
+            optimizer.__dict__.update(before)
+
+
 def can_ride(optimizer: Optimizer, grads: Sequence[Tensor]) -> bool:
-    """Whether the optimiser divides all of these gradients by `grad_scale`.
+    """Whether the optimiser divides just these gradients by `grad_scale`, and each once.
 
     Args:
         optimizer: Any optimiser.
         grads: The gradients that are to be clipped.
 
     Returns:
-        True for a fused optimiser that holds all of them, as plain tensors.
+        True for a fused optimiser over these and no other gradients, plain tensors of at most float32.
 
     Example:
-        >>> import torch
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> weight.grad = torch.ones(1)
         >>> can_ride(torch.optim.SGD([weight], lr=0.1), [weight.grad])
@@ -41,89 +79,75 @@ def can_ride(optimizer: Optimizer, grads: Sequence[Tensor]) -> bool:
         return False
     if not all(group.get("fused") for group in optimizer.param_groups):
         return False
-    own = {id(parameter.grad) for group in optimizer.param_groups for parameter in group["params"]}
-    return all(type(grad) is Tensor and id(grad) in own for grad in grads)
+    own = [
+        id(parameter.grad)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    if len(own) != len(grads) or {id(grad) for grad in grads} != set(own):
+        return False
+    return all(type(grad) is Tensor and grad.dtype is not torch.float64 for grad in grads)
 
 
-def get_on(optimizer: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | None = None) -> dict[str, Any]:
-    """Let the optimiser's next step divide its gradients, and leave itself out where `found_inf` is 1.
+def can_wait_in(optimizer: Optimizer, grads: Sequence[Tensor]) -> bool:
+    """Whether the decision to skip can ride too, as `found_inf`.
 
     Args:
-        optimizer: One for which `can_ride` holds.
-        grad_scale: What gradients are divided by, a float32 scalar beside them.
-        found_inf: 0 or 1, likewise; None if it is known to be 0.
+        optimizer: Any optimiser.
+        grads: The gradients that are to be clipped.
 
     Returns:
-        What was set before, for `get_off`.
+        True where `can_ride` holds, except before the first step of an SGD with momentum: skipped, it would keep a
+        momentum that nobody has filled.
 
     Example:
-        >>> import torch
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> weight.grad = torch.ones(1)
-        >>> optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
-        >>> before = get_on(optimizer, torch.tensor(4.0))
-        >>> optimizer.step()
-        >>> get_off(optimizer, before)
-        >>> weight.item(), weight.grad.item()
-        (0.75, 0.25)
-    """
-    before = {name: optimizer.__dict__[name] for name in FIELDS if name in optimizer.__dict__}
-    optimizer.__dict__.update(zip(FIELDS, (grad_scale, found_inf), strict=True))
-    return before
-
-
-def get_off(optimizer: Optimizer, before: dict[str, Any]) -> None:
-    """Put back what `get_on` replaced; without this it would stay for every later step.
-
-    Args:
-        optimizer: The optimiser, after its step.
-        before: What `get_on` gave.
-
-    Example:
-        >>> import torch
-        >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
-        >>> get_off(optimizer, get_on(optimizer, torch.tensor(2.0)))
-        >>> "grad_scale" in optimizer.__dict__
+        >>> can_wait_in(torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True), [weight.grad])
         False
     """
-    for name in FIELDS:  # a GradScaler takes the product with what it finds, and expects to find nothing or a tensor
-        optimizer.__dict__.pop(name, None)
-    optimizer.__dict__.update(before)
+    return can_ride(optimizer, grads) and not any(
+        group.get("momentum") and optimizer.state.get(parameter, {}).get("momentum_buffer") is None
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    )
 
 
 @contextmanager
-def hidden(parameters: Sequence[Tensor], hide: bool) -> Iterator[None]:
+def hidden(optimizer: Optimizer, hide: bool) -> Iterator[None]:
     """Take the gradients away for as long as an optimiser steps: without them it changes nothing and counts nothing.
 
     Args:
-        parameters: Their gradients come back, as they were.
+        optimizer: The gradients of its parameters come back as they were, unless there are new ones by then.
         hide: Whether to do so at all.
 
     Example:
-        >>> import torch
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> weight.grad = torch.ones(1)
         >>> optimizer = torch.optim.SGD([weight], lr=0.1)
-        >>> with hidden([weight], True):
+        >>> with hidden(optimizer, True):
         ...     optimizer.step()
         >>> weight.item(), weight.grad.item()
         (1.0, 1.0)
     """
-    kept = [(parameter, parameter.grad) for parameter in parameters] if hide else []
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]] if hide else []
+    kept = [(parameter, parameter.grad) for parameter in parameters]
     for parameter, _ in kept:
         parameter.grad = None
     try:
         yield
     finally:
         for parameter, grad in kept:
-            parameter.grad = grad
+            if parameter.grad is None:
+                parameter.grad = grad
 
 
 def still_scaled(optimizer: Optimizer | None) -> bool:
     """Whether some `GradScaler` is in use that has not unscaled the gradients of this optimiser yet.
 
-    Looks through all objects of the process: once, not in every step.
+    Asks the garbage collector, which takes some hundredths of a second: once, not in every step.
 
     Args:
         optimizer: The optimiser; None: any.
@@ -132,12 +156,12 @@ def still_scaled(optimizer: Optimizer | None) -> bool:
         True if a scaler has scaled a loss and waits to unscale.
 
     Example:
-        >>> import torch
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> still_scaled(torch.optim.SGD([weight], lr=0.1))
         False
     """
-    scalers = [each for each in gc.get_objects() if issubclass(type(each), GradScaler)]
+    kinds = (GradScaler, *GradScaler.__subclasses__())
+    scalers = [each for each in gc.get_referrers(*kinds) if isinstance(each, GradScaler)]
     used = [scaler for scaler in scalers if scaler.is_enabled() and scaler._scale is not None]
     stages = [
         state["stage"]

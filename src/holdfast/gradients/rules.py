@@ -154,8 +154,13 @@ def scale_(grads: Sequence[Tensor], coef: float) -> None:
     # Kernels of float32 and below round the factor to float32, where a coefficient this small is denormal and has
     # lost most of its digits. Two factors keep them, and underflow only what the product itself underflows.
     factors = (coef,) if coef > SMALLEST_COEF else (math.sqrt(coef), math.sqrt(coef))
+    wide = [grad for grad in grads if grad.dtype in (torch.float32, torch.float64)]
+    half = [grad for grad in grads if grad.dtype not in (torch.float32, torch.float64)]
     for factor in factors:
-        torch._foreach_mul_(list(grads), factor)
+        if wide:
+            torch._foreach_mul_(wide, factor)
+        if half:  # a number would be rounded to the half precision first, a tensor is not
+            torch._foreach_mul_(half, torch.tensor(factor, dtype=torch.float32, device=half[0].device))
 
 
 def threshold(where: str, value: object, expected: str = "a finite number above 0") -> float:

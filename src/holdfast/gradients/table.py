@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,10 @@ class ParameterTable:
         self._known = {id(parameter) for _, _, parameter in self._rows}
         self.roles: tuple[Role, ...] = tuple(role for role in ROLES if role in role_of.values())
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._known = {id(parameter) for _, _, parameter in self._rows}  # a copy has parameters of its own
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -85,17 +90,14 @@ class ParameterTable:
         rows, seen = [], set()
         for row in self._rows:
             grad = row[2].grad
-            if (
-                grad is None
-                or id(grad) in seen
-                or id(row[2]) not in held
-                or (names is not None and row[0] not in names)
-            ):
+            if grad is None or id(row[2]) not in held or (names is not None and row[0] not in names):
                 continue
             if grad.layout is not torch.strided or grad.is_complex():
                 raise _not_dense(row[0], grad)
-            seen.add(id(grad))
-            rows.append((*row, grad))
+            place = _place(grad)
+            if place not in seen:
+                seen.add(place)
+                rows.append((*row, grad))
         return GradTable(*zip(*rows, strict=True)) if rows else GradTable((), (), (), ())
 
     def check_known(self, optimizer: Optimizer) -> None:
@@ -141,6 +143,11 @@ class ParameterTable:
 def ids_of(optimizer: Optimizer) -> set[int]:
     """Identities of the parameters of an optimiser."""
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _place(grad: Tensor) -> int:
+    """The same number for gradients that are the same memory, whether or not they are the same object."""
+    return grad.data_ptr() if type(grad) is Tensor and grad.numel() else id(grad)
 
 
 def _not_dense(name: str, grad: Tensor) -> TrainingError:

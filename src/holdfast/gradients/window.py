@@ -2,73 +2,100 @@
 
 from __future__ import annotations
 
-import weakref
+import warnings
+from functools import cache
 from typing import Any
+from weakref import WeakSet, ref
 
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from holdfast.errors import Problem, TrainingError
+from holdfast.gradients.table import GradTable, ids_of
+
+EARLY = (
+    "gradients are clipped that were clipped before, have changed since, and led to no update: clip once, after the "
+    "last backward() of an accumulation window"
+)
 
 
 class Window:
-    """Whether gradients were clipped, have grown since, and no optimiser has stepped in between.
+    """Whether gradients were clipped, have grown since, and no weight has moved in between.
 
     Example:
         >>> import torch
-        >>> window, grad = Window(), torch.ones(1)
-        >>> window.clipped(grad)
+        >>> weight, grad = torch.ones(1), torch.ones(1)
+        >>> table = GradTable(("w",), ("head",), (weight,), (grad,))
+        >>> window = Window()
+        >>> window.clipped(table)
         >>> grad += 1
-        >>> window.check(grad)
-        Traceback (most recent call last):
-        holdfast.errors.TrainingError: GradientGuard.clip
-        ...
-        >>> window.updated()
-        >>> window.check(grad)
+        >>> window.is_early(table)
+        True
+        >>> weight -= 1
+        >>> window.is_early(table)
+        False
     """
 
     def __init__(self) -> None:
-        self._grad: weakref.ref[Tensor] | None = None
-        self._version = 0
-        self._listens = False
+        self._grad: ref[Tensor] | None = None
+        self._state = (0, 0, 0)
+        self._weights: set[int] = set()
 
-    def check(self, grad: Tensor) -> None:
-        """Refuse a second clip of the same window.
+    def __getstate__(self) -> dict[str, Any]:
+        return Window().__dict__  # a copy has seen nothing
+
+    def is_early(self, table: GradTable) -> bool:
+        """Whether this is a second clip of one window.
 
         Args:
-            grad: The first gradient of the model.
+            table: The gradients that are to be clipped.
 
-        Raises:
-            TrainingError: It was clipped before, was written to since, and nothing was updated.
+        Returns:
+            True if they are those of the last clip, written to since, on weights that were not.
         """
-        if self._grad is not None and self._grad() is grad and grad._version != self._version:
-            raise TrainingError(
-                Problem(
-                    "GradientGuard.clip",
-                    "one clip per update, after the last backward() of an accumulation window",
-                    "gradients that were clipped before and have changed since, and no update in between",
-                    "clip when all micro-batches are there: guard.step(optimizer) in place of optimizer.step()",
-                )
-            )
+        if self._grad is None or self._grad() is not table.grads[0]:
+            return False
+        before, now = self._state, _state(table)
+        return now[:2] == before[:2] and now[2] != before[2]
 
-    def clipped(self, grad: Tensor) -> None:
+    def warn_if_early(self, table: GradTable) -> None:
+        """Say so."""
+        if self._grad is not None and self.is_early(table):
+            warnings.warn(EARLY, stacklevel=4)
+
+    def clipped(self, table: GradTable) -> None:
         """Remember a clip.
 
         Args:
-            grad: The first gradient of the model, as it is now.
+            table: The gradients, as they are now.
         """
-        self._grad, self._version = weakref.ref(grad), grad._version
-        if not self._listens:  # for steps of optimisers that the guard was never shown
-            self._listens = True
-            mine = weakref.ref(self)
+        self._grad, self._state = ref(table.grads[0]), _state(table)
+        self._weights = {id(parameter) for parameter in table.parameters}
+        _listen()
+        _windows.add(self)
 
-            def updated(*ignored: Any) -> None:
-                window = mine()
-                if window is not None:
-                    window.updated()
+    def updated(self, weights: set[int]) -> None:
+        """Forget the clip if one of these weights was under it."""
+        if not weights.isdisjoint(self._weights):
+            self._grad = None
 
-            weakref.finalize(self, register_optimizer_step_post_hook(updated).remove)
 
-    def updated(self) -> None:
-        """An optimiser has stepped: whatever comes now is the next window."""
-        self._grad = None
+_windows: WeakSet[Window] = WeakSet()
+
+
+@cache
+def _listen() -> None:
+    """Hear of the steps of all optimisers, once: fused ones leave no mark on the weights that they change."""
+
+    def updated(optimizer: Optimizer, *ignored: Any) -> None:
+        weights = ids_of(optimizer)
+        for window in _windows:
+            window.updated(weights)
+
+    register_optimizer_step_post_hook(updated)
+
+
+def _state(table: GradTable) -> tuple[int, int, int]:
+    """How many gradients there are, and how often the weights and they were written to."""
+    weights = sum(parameter._version for parameter in table.parameters)
+    return len(table.grads), weights, sum(grad._version for grad in table.grads)
