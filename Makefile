@@ -27,6 +27,8 @@ format: .venv/test
 .venv/test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	# GluonTS asks for pandas below 3 and works with 3: without its demands it leaves the others alone.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps 'gluonts>=0.17,<0.18' 'toolz<1.3'
 	touch $@
 
 clean:

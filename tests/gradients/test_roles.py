@@ -183,3 +183,26 @@ def test_frozen_parameters_have_roles_too():
 def test_a_model_without_parameters_and_a_bare_layer():
     assert find_roles(nn.ReLU()) == {}
     assert find_roles(nn.Linear(2, 1)) == {"weight": "head", "bias": "head"}
+
+
+def test_a_head_that_is_registered_first_is_found_by_its_sizes():
+    model = nn.ModuleDict(
+        {
+            "projection": nn.ModuleList([nn.Linear(8, 1), nn.Linear(8, 3)]),
+            "embed": nn.Linear(5, 4),
+            "rnn": nn.LSTM(4, 4, bidirectional=True),
+        }
+    )
+    roles = find_roles(model)
+    assert roles["projection.0.weight"] == roles["projection.1.bias"] == "head"
+    assert roles["embed.weight"] == "input"
+
+
+def test_a_first_layer_that_fits_both_ends_is_input():
+    model = nn.ModuleDict({"embed": nn.Linear(4, 4), "rnn": nn.GRU(4, 4), "out": nn.Linear(4, 1)})
+    assert find_roles(model)["embed.weight"] == "input"
+    projected = nn.ModuleDict({"out": nn.Linear(2, 1), "rnn": nn.LSTM(3, 6, proj_size=2)})
+    assert find_roles(projected)["out.weight"] == "head"
+    orthogonal = nn.ModuleDict({"out": nn.Linear(6, 1), "rnn": nn.RNN(3, 6)})
+    nn.utils.parametrizations.orthogonal(orthogonal["rnn"], "weight_hh_l0")
+    assert find_roles(orthogonal)["out.weight"] == "head"

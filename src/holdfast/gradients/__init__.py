@@ -4,6 +4,7 @@ from holdfast.gradients.adjoint import AdjointResult, AdjointSummary, ClipAdjoin
 from holdfast.gradients.attach import Attachment
 from holdfast.gradients.blocks import ClipAGC, ClipBlockRMS
 from holdfast.gradients.clauses import Clause, Rule
+from holdfast.gradients.frameworks import lightning_callback, trainer_callback
 from holdfast.gradients.guard import GradientGuard
 from holdfast.gradients.history import ClipAuto, ClipMedian, ClipPercentile, ClipZScore
 from holdfast.gradients.norms import combine_norms, grad_norms, tensor_norms
@@ -41,7 +42,9 @@ __all__ = [
     "combine_norms",
     "find_roles",
     "grad_norms",
+    "lightning_callback",
     "parse_clip",
     "parse_rule",
     "tensor_norms",
+    "trainer_callback",
 ]

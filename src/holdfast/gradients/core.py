@@ -83,7 +83,7 @@ class Core:
         if isinstance(step, DeviceStep) and optimizer is not None and can_wait_in(optimizer, step.table.grads):
             found_inf, grad_scale = step.clip_(self.clauses, self.cap)
             result = step.result(self.parameters.roles, self.clauses, self.cap)
-            return _with_ride(result, Ride(grad_scale, found_inf))
+            return _with_ride(result, Ride(id(optimizer), grad_scale, found_inf))
         if measured.nonfinite:
             if self.raises:
                 raise _nonfinite_error(measured)
@@ -97,7 +97,7 @@ class Core:
             clipping.cap(self.cap)
         result = clipping.result()
         if optimizer is not None and result.clipped and can_ride(optimizer, table.grads):
-            result = _apply_within_update(clipping, result, table)
+            result = _apply_within_update(clipping, result, table, optimizer)
         else:
             clipping.apply_()
         self._window.clipped(table)
@@ -126,7 +126,10 @@ class Core:
                 inverse = grad_scale.double().reciprocal().float()
                 torch._foreach_mul_([local_part(grad) for grad in table.grads], inverse)
             result = self.clip(self.measure(table, loss), optimizer)
-        with (result.ride or Ride()).on(optimizer), hidden(optimizer, result.waiting is None and result.skipped):
+        with (
+            (result.take_ride() or Ride(id(optimizer))).on(optimizer),
+            hidden(optimizer, result.waiting is None and result.skipped),
+        ):
             yield
         self.ledger.add(result)
 
@@ -169,13 +172,13 @@ def loss_value(loss: Tensor | float | None) -> float:
     return float(loss.item())
 
 
-def _apply_within_update(clipping: Clipping, result: ClipResult, table: GradTable) -> ClipResult:
+def _apply_within_update(clipping: Clipping, result: ClipResult, table: GradTable, optimizer: Optimizer) -> ClipResult:
     coef = clipping.apply_but_common()
     if coef < SMALLEST_COEF:  # float32 has no exact inverse of it
         scale_(table.grads, coef)
     elif coef < 1.0:
         grad_scale = torch.tensor(1 / coef, dtype=torch.float32, device=table.grads[0].device)
-        return _with_ride(result, Ride(grad_scale))
+        return _with_ride(result, Ride(id(optimizer), grad_scale))
     return result
 
 

@@ -80,6 +80,9 @@ class GradientGuard:
         if give_up_after is not None and not (isinstance(give_up_after, int) and give_up_after > 0):
             expected, fix = "a whole number above 0, or None", "write give_up_after=10"
             raise OptionError(Problem("GradientGuard(give_up_after=...)", expected, repr(give_up_after), fix))
+        if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+            expected, fix = "gradients with their own names and shapes", "shard with torch.distributed.fsdp.fully_shard"
+            raise OptionError(Problem("model of a GradientGuard", expected, "FullyShardedDataParallel (FSDP1)", fix))
         parameters = ParameterTable(model, overrides)
         found = clauses(rule, roles, parameters.roles)
         self._core = Core(
@@ -129,10 +132,12 @@ class GradientGuard:
             {'head': 5.0}
         """
         measured = self._core.measure(self._core.gather(optimizer), loss)
-        if not self._looked_for_scaler and (measured.waiting is not None or not measured.total_norm < SUSPICIOUS):
-            self._looked_for_scaler = True
-            if still_scaled(optimizer):
-                warnings.warn(STILL_SCALED, stacklevel=2)
+        if not self._looked_for_scaler:
+            self._looked_for_scaler = measured.waiting is not None  # on a GPU only the first step is looked at
+            if not measured.total_norm < SUSPICIOUS:
+                self._looked_for_scaler = True
+                if still_scaled(optimizer, measured.total_norm):
+                    warnings.warn(STILL_SCALED, stacklevel=2)
         return measured
 
     def clip(self, measured: Measured, optimizer: Optimizer | None = None) -> ClipResult:
@@ -191,7 +196,8 @@ class GradientGuard:
         """
         self._core.parameters.check_known(optimizer)
         if result.waiting is not None or not result.skipped:
-            with result.ride.on(optimizer) if result.ride is not None else nullcontext():
+            ride = result.take_ride()
+            with nullcontext() if ride is None else ride.on(optimizer):
                 optimizer.step()
         self._core.ledger.add(result)
 

@@ -119,10 +119,9 @@ class ClipResult(_Fetched):
     cosine: float
     norm_type: float
 
-    @property
-    def ride(self) -> Any:
-        """What `GradientGuard.update` hands to the optimiser's step; None where the gradients are clipped already."""
-        return self.__dict__.get("_ride")
+    def take_ride(self) -> Any:
+        """What `GradientGuard.update` hands to the optimiser's step, once; None if nothing is left to do."""
+        return self.__dict__.pop("_ride", None)
 
     @property
     def finite(self) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
+from holdfast.errors import OptionError, Problem
+
 FIELDS = ("grad_scale", "found_inf")
 
 
@@ -24,6 +26,7 @@ class Ride:
     """What one step of a fused optimiser takes along.
 
     Attributes:
+        optimizer: Identity of the optimiser that it was made for.
         grad_scale: What its gradients are divided by, a float32 scalar beside them; None: nothing.
         found_inf: 1 where the step is to be left out, likewise; None: it is not.
 
@@ -31,12 +34,13 @@ class Ride:
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> weight.grad = torch.ones(1)
         >>> optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
-        >>> with Ride(torch.tensor(4.0)).on(optimizer):
+        >>> with Ride(id(optimizer), torch.tensor(4.0)).on(optimizer):
         ...     optimizer.step()
         >>> weight.item(), weight.grad.item(), "grad_scale" in optimizer.__dict__
         (0.75, 0.25, False)
     """
 
+    optimizer: int
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
 
@@ -45,8 +49,14 @@ class Ride:
         """For the step inside this context only; what was set before comes back, for it would act on later steps.
 
         Args:
-            optimizer: One for which `can_ride` holds.
+            optimizer: The one that it was made for.
+
+        Raises:
+            OptionError: It is another one.
         """
+        if id(optimizer) != self.optimizer:
+            expected, fix = "the optimiser that was given to clip", "give both the same one"
+            raise OptionError(Problem("optimizer of GradientGuard.update", expected, "another optimiser", fix))
         before = {name: optimizer.__dict__[name] for name in FIELDS if name in optimizer.__dict__}
         optimizer.__dict__.update(grad_scale=self.grad_scale, found_inf=self.found_inf)
         try:
@@ -144,25 +154,27 @@ def hidden(optimizer: Optimizer, hide: bool) -> Iterator[None]:
                 parameter.grad = grad
 
 
-def still_scaled(optimizer: Optimizer | None) -> bool:
-    """Whether some `GradScaler` is in use that has not unscaled the gradients of this optimiser yet.
+def still_scaled(optimizer: Optimizer | None, norm: float) -> bool:
+    """Whether these look like gradients that some `GradScaler` has scaled and not unscaled yet.
 
     Asks the garbage collector, which takes some hundredths of a second: once, not in every step.
 
     Args:
-        optimizer: The optimiser; None: any.
+        optimizer: The optimiser that holds the gradients; None: any.
+        norm: Their norm.
 
     Returns:
-        True if a scaler has scaled a loss and waits to unscale.
+        True if there is a scaler that waits to unscale, and the norm is large beside its scale.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> still_scaled(torch.optim.SGD([weight], lr=0.1))
+        >>> still_scaled(torch.optim.SGD([weight], lr=0.1), 1e4)
         False
     """
     kinds = (GradScaler, *GradScaler.__subclasses__())
     scalers = [each for each in gc.get_referrers(*kinds) if isinstance(each, GradScaler)]
     used = [scaler for scaler in scalers if scaler.is_enabled() and scaler._scale is not None]
+    used = [scaler for scaler in used if not norm < 1e-3 * scaler.get_scale()]
     stages = [
         state["stage"]
         for scaler in used

@@ -19,7 +19,8 @@ def find_roles(model: nn.Module, overrides: Mapping[str, Role] | None = None) ->
     In a recurrent module `weight_ih*` is input, `weight_hh*` and the projections `weight_hr*` are recurrent and
     `bias_*` is bias. Recurrent are the layers and cells of `torch.nn` and every module with parameters
     `weight_ih_l0` and `weight_hh_l0`. An `nn.Embedding` is embedding. An `nn.Linear` (weight and bias) registered
-    after the last recurrent module is head, before the first one input, between two of them other. Without any
+    after the last recurrent module is head, between two of them other, before the first one input, unless by its sizes
+    it can only take what a recurrent module gives and not give what one takes: then it is head too. Without any
     recurrent module the last `nn.Linear` is head and the others are other. The rest is other.
 
     A parameter behind a parametrisation has the role of the weight that it makes. A shared parameter appears once,
@@ -89,10 +90,34 @@ def _linear_roles(modules: Mapping[str, nn.Module], recurrent: set[str]) -> dict
     if not recurrent:
         last = max(linears.values(), default=0)
         return {name: "head" if place == last else "other" for name, place in linears.items()}
-    return {
-        name: "head" if place > max(places) else "input" if place < min(places) else "other"
-        for name, place in linears.items()
-    }
+    sizes = [_sizes(modules[name]) for name in modules if name in recurrent]
+    roles: dict[str, Role] = {}
+    for name, place in linears.items():
+        leads_in, leads_out = _fits(modules[name], sizes)
+        if place > max(places):
+            roles[name] = "head"
+        elif place < min(places):  # some models register their head first
+            roles[name] = "head" if leads_out and not leads_in else "input"
+        else:
+            roles[name] = "other"
+    return roles
+
+
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """Features per step that a recurrent module takes, and that it gives to what comes next."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters(recurse=False)}
+    shapes |= {name: tuple(getattr(layer, name).shape) for name in getattr(layer, "parametrizations", {})}
+    weight_ih = next(shape for name, shape in shapes.items() if name.startswith("weight_ih"))
+    weight_hh = next(shape for name, shape in shapes.items() if name.startswith("weight_hh"))
+    directions = 2 if any(name.endswith("_reverse") for name in shapes) else 1
+    return weight_ih[-1], weight_hh[-1] * directions
+
+
+def _fits(linear: nn.Module, sizes: Iterable[tuple[int, int]]) -> tuple[bool, bool]:
+    """Whether a linear layer makes what a recurrent module takes, and takes what one makes."""
+    rows, columns = getattr(linear, "out_features", 0), getattr(linear, "in_features", 0)
+    pairs = list(sizes)
+    return any(rows == taken for taken, _ in pairs), any(columns == given for _, given in pairs)
 
 
 def _leaf_role(leaf: str) -> Role:
