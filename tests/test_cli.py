@@ -11,16 +11,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import polars as pl
 import pytest
 from tests.forecasting.small import HORIZON, table
 
 import holdfast
-from holdfast import Config, cli
+from holdfast import Config, Forecaster, cli
 from holdfast.forecasting.demo import DemoResult
 from holdfast.forecasting.metrics import mean_scores
+from holdfast.forecasting.rundir import read_manifest, write_manifest
+from holdfast.gradients import ClipAuto
+from holdfast.gradients.parse import EXAMPLES, KINDS
 
 SIZES = ["--season-length", "6", "--hidden-size", "8", "--batch-size", "16"]
 FIT = ["--horizon", "4", *SIZES, "--max-steps", "5"]
@@ -167,14 +170,52 @@ def test_all_bad_options_are_told_at_once(run, data):
 
 def test_a_run_that_is_never_finite_exits_3_and_says_what_to_try(run, data, tmp_path):
     out_dir = tmp_path / "run"
-    code, out, err = run("fit", data, *FIT, "--max-steps", 60, "--lr", 1e30, "--optimizer", "sgd", "--out", out_dir)
+    wild = ["--max-steps", 80, "--lr", 1e30, "--optimizer", "sgd"]
+    code, out, err = run("fit", data, *FIT, *wild, "--out", out_dir)
     assert (code, out) == (3, "")
     (problem,) = four_parts(err)
     assert "training step" in problem[0]
-    assert "--lr" in problem[3]
+    for words in ("steps", "loss nan", "not finite: loss", "series 'a', cutoff 2024-01-0"):
+        assert words in problem[2]
+    for words in ("--lr 0.05 instead of 1e+30", f"{out_dir} stays, with no weights yet and no model", "another --out"):
+        assert words in problem[3]
+    assert len(re.findall(r"^went back to the weights of step 0, with 1/", err, re.MULTILINE)) == 3
     lines = [json.loads(line) for line in (out_dir / "telemetry.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines[-10:]] == [True] * 10
+    assert [line["retreats"] for line in lines if line["kind"] == "retreat"] == [1, 2, 3]
     assert run("predict", out_dir)[0] == 1
+    code, _, again = run("resume", out_dir)
+    assert (code, four_parts(again)) == (3, [problem])
+
+
+def test_a_run_that_fails_later_says_which_weights_are_there(run, data, tmp_path):
+    """Good up to step 50; then the manifest asks for a learning rate beyond all bounds."""
+    out_dir = tmp_path / "run"
+    assert run("fit", data, *FIT, "--max-steps", 50, "--out", out_dir)[0] == 0
+    manifest = read_manifest(out_dir)
+    write_manifest(out_dir, replace(manifest, config={**manifest.config, "lr": 1e30, "optimizer": "adamw"}))
+    code, _, err = run("resume", out_dir, "--max-steps", 120)
+    assert code == 3
+    (problem,) = four_parts(err)
+    best = json.loads((out_dir / "metrics.json").read_text())["best_step"]
+    held = (
+        f"the weights of step 50 and the best ones, of step {best}, in its checkpoint and the model of the fit before"
+    )
+    assert f"{out_dir} stays, with {held}; `holdfast resume {out_dir}` would meet the same" in problem[3]
+
+
+def test_a_value_that_no_network_can_hold_is_named_by_series_and_time(run, tmp_path):
+    spoiled = pl.when((pl.col("unique_id") == "b") & (pl.col("ds") == 20)).then(1e308).otherwise("y")
+    path = tmp_path / "outlier.csv"
+    table(ids="abc").with_columns(y=spoiled, ds=pl.date(2024, 1, 1) + pl.duration(days="ds")).write_csv(path)
+    code, _, err = run("fit", path, *FIT, "--max-steps", 60)
+    assert code == 3
+    (problem,) = four_parts(err)
+    named = re.findall(r"series '(\w)', cutoff (\S+) \(largest \|y\| (\S+), loss (\w+)\)", problem[2])
+    assert len(named) == 5
+    assert {(series, largest, loss) for series, _, largest, loss in named} == {("b", "1e+308", "nan")}
+    assert all("2024-01-16" <= cutoff <= "2024-02-25" for _, cutoff, _, _ in named)
+    assert "leave them empty" in problem[3]
 
 
 def test_text_in_brackets_is_not_taken_for_markup(run, tmp_path):
@@ -186,6 +227,85 @@ def test_text_in_brackets_is_not_taken_for_markup(run, tmp_path):
 
 
 # ---------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("command", ["fit", "backtest"])
+def test_the_help_lists_every_kind_of_clip_rule(run, command):
+    assert cli._OPTIONS["clip"][1].startswith(f"{EXAMPLES}; ")
+    out = re.sub(r"[\s\u2502]+", " ", run(command, "--help")[1])
+    for kind in KINDS:
+        assert re.search(rf"[ ,]{kind.example}[,;]", out)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name != "norm"], ids=lambda kind: kind.name)
+def test_every_kind_of_clip_rule_fits(run, data, kind):
+    code, _, err = run("fit", data, *FIT, "--max-steps", 30, "--clip", f"recurrent={kind.example},cap=norm:5")
+    assert code == 0
+    assert re.search(r"^step 30/30 .* clip \d+ %", err, re.MULTILINE)
+
+
+def test_auto_says_what_it_chose_while_it_trains_and_at_the_end(run, data, tmp_path):
+    steps = ClipAuto().steps + 20
+    code, out, err = run("fit", data, *FIT, "--max-steps", steps, "--clip", "auto", "--out", tmp_path / "run")
+    assert code == 0
+    said = r"clip auto chose a norm of \S+ over input, recurrent, bias, other at step \d+, and expects to clip 10 % of"
+    assert len(re.findall(rf"^{said}", err, re.MULTILINE)) == 1
+    assert len(re.findall(rf"^{said}.*; it clipped \S+ % of those that came after$", out, re.MULTILINE)) == 1
+    kept = Forecaster.load(tmp_path / "run").summary()
+    assert kept in out
+
+
+@pytest.mark.parametrize(
+    ("clip", "optimizer", "words"),
+    [
+        ("norm:1e-6", "adamw", r"AdamW do not depend on the scale of the gradient.* --clip norm:\S+$"),
+        ("norm:1e-6", "sgd", r"Under SGD .*0.05 \(learning rate\) x 1e-06 = 5e-08.* --clip norm:\S+$"),
+        (
+            "norm:1e6",
+            "sgd",
+            r"never cut a gradient.* harmless.* 1 %: --clip norm:\S+, the largest 10 %: --clip norm:\S+$",
+        ),
+    ],
+)
+def test_a_bound_that_binds_always_or_never_ends_with_advice_that_can_be_typed(run, data, clip, optimizer, words):
+    fit = ["fit", data, *FIT, "--max-steps", 110, "--optimizer", optimizer]
+    code, out, err = run(*fit, "--clip", clip)
+    assert code == 0
+    (line,) = re.findall(rf"^clip {clip} .*", out, re.MULTILINE)
+    assert re.search(words, line)
+    share = 0 if clip == "norm:1e6" else 99
+    assert re.search(rf"^step 110/110 .* clip {share} %", err, re.MULTILINE)
+    offered = line.split()[-1]
+    code, out, _ = run(*fit, "--clip", offered)
+    assert code == 0
+    assert "cut the gradient" not in out and "never cut" not in out
+
+
+def test_the_clip_fraction_of_the_progress_line_is_that_of_the_telemetry(run, data, tmp_path):
+    _, _, err = run("fit", data, *FIT, "--max-steps", 40, "--clip", "norm:0.05", "--out", tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "telemetry.jsonl").read_text().splitlines()]
+    clipped = [line["clipped"] for line in lines if line["kind"] == "step"]
+    shown = re.findall(r"^step (\d+)/40 .* clip (\d+) %", err, re.MULTILINE)
+    assert len(shown) >= 10 and 0 < sum(clipped) < 40
+    for step, percent in shown:
+        assert float(percent) == pytest.approx(100 * sum(clipped[: int(step)]) / int(step), abs=0.5)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["clip_fraction"] == sum(clipped) / 40
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["--clip", "recurrent=norm:1", "--clip-roles", "recurrent"], "option clip_roles"),
+        (["--clip", "hidden=norm:1"], "clip option"),
+        (["--clip", "embedding=norm:1"], "roles of a GradientGuard"),
+        (["--clip-roles", "embedding"], "roles of a GradientGuard"),
+    ],
+)
+def test_clip_options_that_cannot_work_write_nothing(run, data, tmp_path, words, where):
+    code, _, err = run("fit", data, *FIT, *words, "--out", tmp_path / "run")
+    assert code == 1
+    assert four_parts(err)[0][0] == where
+    assert not (tmp_path / "run").exists()
 
 
 OPTIONS = {
@@ -200,7 +320,7 @@ OPTIONS = {
     "head": ("sigmoid", "sigmoid"),
     "levels": ("50,99.5", (50, 99.5)),
     "bounds": ("-1,2.5", (-1, 2.5)),
-    "clip": ("value:0.5", "value:0.5"),
+    "clip": ("value:0.5,cap=norm:1", "value:0.5,cap=norm:1"),
     "clip_roles": ("head, recurrent", ("head", "recurrent")),
     "optimizer": ("sgd", "sgd"),
     "lr": ("0.25", 0.25),

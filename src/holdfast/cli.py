@@ -43,8 +43,16 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "head": (str, "quantile, gaussian, student-t, negative-binomial (counts) or sigmoid. [default: quantile]"),
     "levels": (str, "Prediction intervals in percent. [default: 80,95]"),
     "bounds": (str, "Bounds of the target, for the sigmoid head. [default: 0,1]"),
-    "clip": (str, "norm:1.0, value:0.5 or none. [default: norm:1.0]"),
-    "clip_roles": (str, "Whose gradients: input, recurrent, bias, head, other; or all. [default: all but head]"),
+    "clip": (
+        str,
+        # the kinds of rules as holdfast.gradients.parse lists them; to import them would load torch for a --help
+        "none, norm:1.0, tensor:1.0, value:0.5, rms:0.1, agc:0.01, percentile:90, zscore:2.5, median:3, auto; by role: "
+        "recurrent=norm:1,head=none; last of all a bound on everything: norm:1,cap=norm:5. [default: norm:1.0]",
+    ),
+    "clip_roles": (
+        str,
+        "Whose gradients one rule is over: input, recurrent, bias, head, other; or all. [default: all but head]",
+    ),
     "optimizer": (str, "adamw or sgd. [default: adamw]"),
     "lr": (float, "Peak learning rate. [default: 0.002 for adamw, 0.05 for sgd]"),
     "batch_size": (int, "Windows per step. [default: 128]"),

@@ -38,9 +38,13 @@ REFUSED = [
     *[("optimizer", value, "one of adamw") for value in ("adam", None)],
     *[
         ("clip", value, "norm:NUMBER")
-        for value in ("norm", "norm:0", "norm:-1", "norm:nan", "value:inf", "agc:1", 1.0, None)
+        for value in ("norm", "norm:0", "norm:-1", "norm:nan", "value:inf", "agc:0", "auto:101", "clip:1", 1.0, None)
     ],
-    *[("clip_roles", value, "roles among input") for value in ((), "weights", ("head", "al"), None, ("all", "head"))],
+    *[("clip", value, "ROLE=RULE") for value in ("heads=norm:1", "norm:1,norm:2", "head=none,head=none", "=norm:1")],
+    *[("clip", value, "for each role") for value in ("norm:1,head=none", "cap=norm:1,head=none,none")],
+    *[("clip", value, "cap=norm:NUMBER") for value in ("cap=value:1", "norm:1,cap=none", "cap=tensor:1")],
+    ("clip", "recurrent=norm:1:1,input=norm:1", "one norm_type"),
+    *[("clip_roles", value, "roles among input") for value in ((), "weights", ("head", "al"), ("all", "head"), "")],
     *[("freq", value, "15m") for value in ("fortnight", "0h", "", True, 0)],
     *[(name, value, "names of columns") for name in ("id_col", "time_col", "target_col") for value in ("", None, 3)],
     *[(name, value, "names of columns") for name in ("static", "future", "past") for value in ("", None, ("a", 3))],
@@ -89,6 +93,7 @@ def test_options_are_by_keyword_only_and_frozen():
         ("levels", np.array([80, 95.5]), (80, 95.5)),
         ("static", "region", ("region",)),
         ("clip_roles", "recurrent", ("recurrent",)),
+        ("clip_roles", None, None),
         ("clip_roles", "all", ("input", "recurrent", "bias", "head", "embedding", "other")),
         ("horizon", np.int64(3), 3),
         ("lr", np.float64(0.5), 0.5),
@@ -142,3 +147,13 @@ def test_no_value_but_a_whole_number_above_0_is_a_hidden_size(value):
 def test_unknown_options_of_a_file_are_named():
     with pytest.raises(OptionError, match="options hidden, size"):
         config_of({"size": 1, "hidden": 2, "seed": 0})
+
+
+@pytest.mark.parametrize("roles", ["recurrent", "all", ("input", "recurrent", "bias", "other")])
+def test_roles_are_said_once(roles):
+    with pytest.raises(OptionError) as caught:
+        Config(clip="recurrent=norm:1,cap=norm:5", clip_roles=roles)
+    (problem,) = caught.value.problems
+    assert problem.where == "option clip_roles"
+    assert "--clip recurrent=norm:1,cap=norm:5" in problem.fix
+    assert Config(clip="norm:1,cap=norm:5", clip_roles=roles).clip_roles is not None

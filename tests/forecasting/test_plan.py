@@ -200,3 +200,25 @@ def test_every_option_of_the_network_arrives():
     assert got | {"context_length": size.context_length, "segment": size.segment} == options
     assert type(task.network.head).__name__ == "GaussianHead"
     assert size.horizon == HORIZON
+
+
+# ---------------------------------------------------------------- windows in errors
+
+
+@pytest.mark.parametrize(
+    ("time", "cutoff"),
+    [
+        (pl.col("ds"), "4"),
+        (pl.date(2024, 1, 30) + pl.duration(days="ds"), "2024-02-03"),
+        (pl.datetime(2024, 1, 1, 20) + pl.duration(hours="ds"), "2024-01-02 00:00:00"),
+        ((pl.datetime(2024, 3, 31) + pl.duration(hours="ds")).dt.replace_time_zone("UTC"), "2024-03-31 04:00:00+00:00"),
+        (pl.date(2024, 1, 1) + pl.duration(weeks="ds"), "2024-01-29"),
+    ],
+)
+def test_a_window_is_named_as_the_user_knows_it(time, cutoff):
+    """The cutoff is the last time that the forecast may see, as a backtest has it."""
+    task = plan(prepared(table().with_columns(ds=time), freq=None, season_length=6))
+    assert task.name_window(1, 5) == f"series 'b', cutoff {cutoff}"
+    ids = {"a": 70, "b": 80}
+    numbered = table().with_columns(ds=time, unique_id=pl.col("unique_id").replace_strict(ids))
+    assert plan(prepared(numbered, freq=None)).name_window(0, 5) == f"series 70, cutoff {cutoff}"

@@ -6,6 +6,7 @@ import builtins
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -97,6 +98,22 @@ def test_a_series_that_repeats_itself_has_no_skill_to_tell(tmp_path):
     forecaster = small(max_steps=0).fit(exact, out=tmp_path / "run")
     for one in (forecaster, Forecaster.load(tmp_path / "run")):
         assert "skill unknown: seasonal naive makes no error" in one.summary()
+
+
+def test_what_is_to_be_said_of_the_steps_is_kept(tmp_path):
+    forecaster = small(max_steps=110, clip="norm:1e-6").fit(table(), out=tmp_path / "run")
+    (note,) = forecaster.fitted.metrics["notes"]
+    assert note.startswith("clip norm:1e-6 cut the gradient in 99.1 % of the steps")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"] == [note]
+    for one in (forecaster, Forecaster.load(tmp_path / "run")):
+        assert note in one.summary().splitlines()
+
+
+def test_a_run_that_was_written_without_notes_is_summarised(tmp_path):
+    forecaster = small().fit(table())
+    metrics = {name: value for name, value in forecaster.fitted.metrics.items() if name != "notes"}
+    forecaster._become(replace(forecaster.fitted, metrics=metrics)).save(tmp_path / "run")
+    assert Forecaster.load(tmp_path / "run").summary() == forecaster.summary()
 
 
 # ---------------------------------------------------------------- round trips

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.telemetry.test_records import STEPS, VALIDATIONS, refuse
+from tests.telemetry.test_records import RETREATS, STEPS, THRESHOLDS, VALIDATIONS, refuse
 
 from holdfast.errors import RunDirectoryError
-from holdfast.telemetry import StepRecord, TelemetryLog, ValidationRecord, read_telemetry
+from holdfast.telemetry import RetreatRecord, StepRecord, TelemetryLog, ValidationRecord, read_telemetry
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 
@@ -40,6 +40,12 @@ def validation(number):
     return ValidationRecord(step=number, loss=1.0, error=0.8, naive_error=1.0, skill=0.2, seconds=0.1)
 
 
+def retreat(number):
+    return RetreatRecord(
+        step=number, first_bad_step=number - 9, to_step=0, retreats=1, lr_factor=0.25, nonfinite=("loss",)
+    )
+
+
 RECORDS = [validation(0), step(1), step(2), step(3), validation(3), step(4), step(5, math.inf)]
 
 
@@ -52,7 +58,7 @@ def path(tmp_path):
     return tmp_path / "telemetry.jsonl"
 
 
-@given(st.lists(STEPS | VALIDATIONS, max_size=8))
+@given(st.lists(STEPS | VALIDATIONS | RETREATS | THRESHOLDS, max_size=8))
 @same_folder
 def test_the_file_holds_one_strict_json_line_per_record(tmp_path, records):
     path = tmp_path / "telemetry.jsonl"
@@ -64,7 +70,10 @@ def test_the_file_holds_one_strict_json_line_per_record(tmp_path, records):
     for line in lines:
         json.loads(line, parse_constant=refuse)
     assert repr(read_telemetry(path)) == repr(records) == repr(log.records)
-    assert log.steps + log.validations == sorted(records, key=lambda record: isinstance(record, ValidationRecord))
+    kinds = [StepRecord, ValidationRecord]
+    expected = [[record for record in records if type(record) is kind] for kind in kinds]
+    expected.append([record for record in records if type(record) not in kinds])
+    assert repr([log.steps, log.validations, log.news]) == repr(expected)
 
 
 def test_a_record_is_in_the_file_as_soon_as_it_is_appended(tmp_path):
@@ -162,3 +171,14 @@ def test_an_error_closes_the_file_and_goes_on(tmp_path):
     log.append(step(2))  # kept in memory, as before
     assert log.records == [step(1), step(2)]
     assert read_telemetry(tmp_path / "moved") == [step(1)]
+
+
+def test_a_resume_keeps_the_retreats_up_to_its_step(tmp_path):
+    path = tmp_path / "telemetry.jsonl"
+    records = [step(11), retreat(11), step(12), step(22), retreat(22)]
+    with TelemetryLog(path) as log:
+        for record in records:
+            log.append(record)
+    with TelemetryLog(path, 21) as log:
+        assert log.news == [retreat(11)]
+    assert read_telemetry(path) == records[:3]

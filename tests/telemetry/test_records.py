@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.telemetry import StepRecord, ValidationRecord, from_json, to_json
+from holdfast.telemetry import RetreatRecord, StepRecord, ThresholdRecord, ValidationRecord, from_json, some_of, to_json
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 BY_ROLE = st.dictionaries(st.sampled_from(["input", "recurrent", "head"]), NUMBERS)
@@ -40,13 +40,30 @@ VALIDATIONS = st.builds(
     skill=NUMBERS,
     seconds=NUMBERS,
 )
+RETREATS = st.builds(
+    RetreatRecord,
+    step=st.integers(10, 10**9),
+    first_bad_step=st.integers(1, 10**9),
+    to_step=st.integers(0, 10**9),
+    retreats=st.integers(1, 3),
+    lr_factor=st.sampled_from([0.25, 0.0625]),
+    nonfinite=st.lists(st.text()).map(tuple),
+)
+THRESHOLDS = st.builds(
+    ThresholdRecord,
+    step=st.integers(1, 10**9),
+    rule=st.text(),
+    roles=st.lists(st.sampled_from(["input", "recurrent"])).map(tuple),
+    max_norm=NUMBERS,
+    expected_clip_fraction=NUMBERS,
+)
 
 
 def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
 
-@given(STEPS | VALIDATIONS)
+@given(STEPS | VALIDATIONS | RETREATS | THRESHOLDS)
 def test_what_strict_json_gives_back_is_the_record(record):
     text = json.dumps(to_json(record), allow_nan=False)
     again = from_json(json.loads(text, parse_constant=refuse))
@@ -107,3 +124,24 @@ def test_other_rows_are_refused(row, error):
 def test_records_cannot_be_changed():
     with pytest.raises(AttributeError):
         from_json(ROW).loss = 1.0
+
+
+def test_news_is_told_in_words():
+    facts = {"step": 70, "first_bad_step": 61, "to_step": 50, "nonfinite": ("loss", *"abcdef")}
+    assert str(RetreatRecord(**facts, retreats=2, lr_factor=0.0625)) == (
+        "went back to the weights of step 50, with 1/16 of the planned learning rate: "
+        "steps 61-70 were not finite (loss, a, b, c, d and 2 more)"
+    )
+    chosen = ThresholdRecord(
+        step=50, rule="auto:75", roles=("recurrent",), max_norm=12345.6, expected_clip_fraction=0.254
+    )
+    assert str(chosen) == (
+        "clip auto:75 chose a norm of 1.23e+04 over recurrent at step 50, and expects to clip 25.4 % of the steps"
+    )
+
+
+@given(st.lists(st.text(min_size=1, alphabet="abc"), max_size=8), st.integers(1, 8))
+def test_some_names_are_said_and_the_rest_counted(names, most):
+    said, _, rest = some_of(names, most).partition(" and ")
+    assert said.split(", ") == (names[:most] or [""])
+    assert rest == (f"{len(names) - most} more" if len(names) > most else "")

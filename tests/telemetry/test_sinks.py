@@ -134,3 +134,17 @@ def test_a_run_without_a_step_prints_no_line(make_console, terminal):
     with ProgressLine(console):
         pass
     assert "step" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_news_is_printed_once_on_lines_of_its_own(make_console, terminal):
+    console, threads = make_console(terminal, width=60), set(threading.enumerate())
+    news = "went back to [b]the weights[/b] of step 50, in a sentence that is longer than the line"
+    with ProgressLine(console) as show:
+        show(outlook(1, 100))
+        show(outlook(2, 100, news=(news, "and another thing")))
+        show(outlook(3, 100))
+    wait_for_others(threads)
+    seen = console.file.getvalue()
+    assert seen.count(news + "\n") == seen.count("and another thing\n") == 1
+    assert seen.index(news) < seen.index("and another thing")

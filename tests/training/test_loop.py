@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import random
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +19,8 @@ import pytest
 import torch
 from tests.training.small import assert_same_bits, config, make_network, make_task
 
-from holdfast.errors import RunDirectoryError, TrainingError
-from holdfast.telemetry import StepRecord, TelemetryLog, read_telemetry
+from holdfast.errors import RunDirectoryError
+from holdfast.telemetry import StepRecord, TelemetryLog, ValidationRecord, read_telemetry
 from holdfast.training import learning_rate, load_tensors, train
 from holdfast.training.checkpoint import load_checkpoint
 from holdfast.training.loop import make_guard, make_optimizer
@@ -55,9 +53,14 @@ class Run:
     def ended(self):
         """Everything that a run leaves behind but the time it took."""
         tensors, facts = load_tensors(self.checkpoint)
-        records = [replace(record, seconds=0.0) for record in read_telemetry(self.telemetry)]
-        assert [replace(record, seconds=0.0) for record in self.log.records] == records
-        return tensors, dict(self.task.network.state_dict()), {**facts, "seconds": 0}, [repr(r) for r in records]
+        records = [repr(timeless(record)) for record in read_telemetry(self.telemetry)]
+        assert [repr(timeless(record)) for record in self.log.records] == records
+        return tensors, dict(self.task.network.state_dict()), {**facts, "seconds": 0}, records
+
+
+def timeless(record):
+    """A record without the time that it took; news takes none."""
+    return replace(record, seconds=0.0) if isinstance(record, StepRecord | ValidationRecord) else record
 
 
 def stop_at(step, how):
@@ -275,45 +278,6 @@ def test_where_validation_sees_nothing_the_first_weights_are_kept():
         progress = train(task, config(max_steps=3), log)
     assert (progress.best_loss, progress.best_step) == (math.inf, 0)
     assert_same_bits(dict(task.network.state_dict()), before)
-
-
-def break_gradients(network, calls):
-    """From the given backward pass on, gradients of two weights are nan."""
-    count = itertools.count(1)
-    hook = network.recurrent.weight_hh_l0.register_hook
-    hook(lambda gradient: gradient * (math.nan if next(count) in calls else 1.0))
-
-
-def test_ten_bad_steps_in_a_row_end_the_run_and_say_why(tmp_path):
-    task, path = make_task(), tmp_path / "state"
-    break_gradients(task.network, range(4, 100))
-    weights = []
-
-    def show(outlook):
-        weights.append({name: tensor.clone() for name, tensor in task.network.state_dict().items()})
-
-    with pytest.raises(TrainingError) as caught, TelemetryLog() as log:
-        train(task, config(max_steps=50), log, checkpoint=path, show=show)
-    (problem,) = caught.value.problems
-    assert problem.where == "training step 13"
-    for word in ("10 steps in a row", "recurrent.weight_hh_l0"):
-        assert word in problem.got
-    for word in ("--lr 0.001", "--clip norm:1.0", "holdfast check"):
-        assert word in problem.fix
-    assert [record.skipped for record in log.steps] == [False] * 3 + [True] * 10
-    assert_same_bits(dict(task.network.state_dict()), weights[2])  # the last good ones
-
-
-def test_nine_bad_steps_do_not_also_across_a_resume(tmp_path):
-    task, path = make_task(), tmp_path / "state"
-    break_gradients(task.network, [*range(2, 11), *range(12, 20)])
-    with TelemetryLog() as log:
-        train(task, config(max_steps=19), log, checkpoint=path)
-    assert Counter(record.skipped for record in log.steps) == {True: 17, False: 2}
-    task = make_task()
-    break_gradients(task.network, range(100))
-    with pytest.raises(TrainingError, match="training step 21"), TelemetryLog() as log:
-        train(task, config(max_steps=50), log, checkpoint=path, resume=True)  # eight before, two now
 
 
 def test_a_checkpoint_that_is_missing_or_damaged_is_no_start(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.errors import HoldfastError, OptionError, Problem
-from holdfast.gradients import ROLES, Role, parse_rule
+from holdfast.gradients import ROLES, Role, parse_clip
 from holdfast.networks import CELLS, HEADS
 from holdfast.series import Freq
 
@@ -35,8 +35,10 @@ class Config:
         head: quantile, gaussian, student-t, negative-binomial (counts) or sigmoid (bounded targets).
         levels: Prediction intervals in percent, from 0.01 to 99.99.
         bounds: Lower and upper bound of the target, for the sigmoid head.
-        clip: norm:X, value:X or none; X is the largest norm, or the largest absolute value.
-        clip_roles: Whose gradients the rule is over: input, recurrent, bias, head, other; "all" for all of them.
+        clip: A rule such as norm:1.0 or auto, or rules by role such as recurrent=norm:1,head=none; with cap=norm:5
+            last, the norm of everything is bounded too. All kinds of rules: `holdfast.gradients.parse_clip`.
+        clip_roles: Whose gradients one rule is over: input, recurrent, bias, head, other; "all" for all of them.
+            None: all but head.
         optimizer: adamw or sgd.
         lr: Peak learning rate. None: 2e-3 for adamw, 5e-2 for sgd.
         batch_size: Windows per step.
@@ -79,7 +81,7 @@ class Config:
     levels: tuple[float, ...] = (80, 95)
     bounds: tuple[float, float] = (0.0, 1.0)
     clip: str = "norm:1.0"
-    clip_roles: tuple[Role, ...] = ("input", "recurrent", "bias", "other")
+    clip_roles: tuple[Role, ...] | None = None
     optimizer: str = "adamw"
     lr: float | None = None
     batch_size: int = 128
@@ -99,7 +101,7 @@ class Config:
         """Bring lists and single values into tuples, numpy's numbers into Python's, then check everything at once."""
         for option in fields(Config):
             value = getattr(self, option.name)
-            several = option.name in _TUPLES and not (option.name == "season_length" and value is None)
+            several = option.name in _TUPLES and not (option.name in _OPTIONAL and value is None)
             object.__setattr__(self, option.name, _as_tuple(value) if several else _as_plain(value))
         if self.clip_roles == ("all",):
             object.__setattr__(self, "clip_roles", ROLES)
@@ -148,7 +150,7 @@ _TUPLES = ("season_length", "levels", "bounds", "clip_roles", "static", "future"
 _CHOICES: dict[str, tuple[str, ...]] = {"cell": CELLS, "head": HEADS, "optimizer": ("adamw", "sgd")}
 _WHOLE_NUMBERS = {"horizon": 1, "context_length": 1, "hidden_size": 1, "layers": 1, "segment": 1, "batch_size": 1}
 _WHOLE_NUMBERS |= {"max_steps": 0, "seed": 0}
-_OPTIONAL = ("horizon", "context_length", "segment", "lr", "time_budget")
+_OPTIONAL = ("horizon", "season_length", "context_length", "segment", "clip_roles", "lr", "time_budget")
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -215,11 +217,17 @@ def _column_problems(config: Config) -> Iterator[Problem]:
 
 
 def _clip_problems(config: Config) -> Iterator[Problem]:
-    yield from _refusal(parse_rule, config.clip)
+    refused = _refusal(parse_clip, config.clip)
+    yield from refused
+    if config.clip_roles is None:
+        return
     unknown = [role for role in config.clip_roles if role not in ROLES]
     if unknown or not config.clip_roles:
         expected, got = f"roles among {', '.join(ROLES)}, or all", ", ".join(map(str, unknown)) or "none"
         yield _wrong("clip_roles", expected, got, "give --clip-roles recurrent,input,bias")
+    if not refused and parse_clip(config.clip).by_role:
+        expected, got = "none beside a rule for each role", ", ".join(map(str, config.clip_roles))
+        yield _wrong("clip_roles", expected, got, f"leave it out: --clip {config.clip} names its roles itself")
 
 
 def _refusal(parse: Callable[[Any], object], value: Any) -> tuple[Problem, ...]:

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from holdfast.errors import DataError, Problem
+from holdfast.errors import DataError, Problem, TrainingError
 from holdfast.forecasting import rundir
 from holdfast.forecasting.backtest import backtest_table
 from holdfast.forecasting.config import Config, config_facts, config_of
@@ -22,7 +22,7 @@ from holdfast.forecasting.predict import forecast_table
 from holdfast.networks import ForecastNetwork, NetworkConfig
 from holdfast.series import Checked, Columns, Kind, Season, SeriesStore, check_table, find_seasons, write_table
 from holdfast.telemetry import Outlook, TelemetryLog
-from holdfast.training import Progress, Task, load_tensors, load_weights, save_tensors, train
+from holdfast.training import Progress, Task, fit_notes, load_tensors, load_weights, make_guard, save_tensors, train
 from holdfast.windows import Windows
 
 
@@ -150,10 +150,17 @@ def device() -> torch.device:
 
 
 def plan(prepared: Prepared, kept_back: int = 0) -> Task:
-    """The network and what to train it on."""
+    """The network and what to train it on.
+
+    Raises:
+        OptionError: Nothing in the network has a role that is to be clipped; no file was written yet.
+    """
     store = prepared.store
     length_n = np.maximum(store.lengths - kept_back * store.horizon, 1)
-    return plan_task(prepared.config, store, [season.length for season in prepared.seasons], length_n, device())
+    seasons = [season.length for season in prepared.seasons]
+    task = plan_task(prepared.config, store, seasons, length_n, device())
+    make_guard(task.network, training_config(prepared.config))
+    return task
 
 
 def start_run(run: Path, prepared: Prepared, task: Task) -> None:
@@ -172,16 +179,38 @@ def run_training(
     resume: bool = False,
     show: Callable[[Outlook], None] | None = None,
 ) -> Fitted:
-    """Train, score the held-out horizon, and complete the run directory if there is one."""
+    """Train, score the held-out horizon, and complete the run directory if there is one.
+
+    Raises:
+        TrainingError: Training was not finite beyond recovery; it says what the run directory holds now.
+    """
     checkpoint = run / rundir.CHECKPOINT if run else None
     resume = resume and checkpoint is not None and checkpoint.exists()
     keep_until = int(load_tensors(checkpoint)[1]["step"]) if resume and checkpoint else None
     with TelemetryLog(run / rundir.TELEMETRY if run else None, keep_until) as log:
-        progress = train(task, training_config(prepared.config), log, checkpoint=checkpoint, resume=resume, show=show)
+        try:
+            progress = train(
+                task, training_config(prepared.config), log, checkpoint=checkpoint, resume=resume, show=show
+            )
+        except TrainingError as error:
+            left = f"; {_left_behind(run)}" if run else ""
+            raise TrainingError([replace(problem, fix=problem.fix + left) for problem in error.problems]) from error
     fitted = Fitted(prepared, task.network, log, held_out_metrics(prepared, task, progress, log))
     if run:
         write_fitted(run, fitted)
     return fitted
+
+
+def _left_behind(run: Path) -> str:
+    """What the directory of a run that gave up is good for."""
+    checkpoint, model = run / rundir.CHECKPOINT, run / rundir.MODEL_FILE
+    held = "no weights yet"
+    if checkpoint.exists():
+        facts = load_tensors(checkpoint)[1]
+        held = f"the weights of step {facts['step']} and the best ones, of step {facts['best_step']}, in its checkpoint"
+    kept = "the model of the fit before" if model.exists() else "no model"
+    again = f"`holdfast resume {run}` would meet the same"
+    return f"{run} stays, with {held} and {kept}; {again}, so choose another --out"
 
 
 def held_out_metrics(prepared: Prepared, task: Task, progress: Progress, log: TelemetryLog) -> dict[str, Any]:
@@ -192,6 +221,7 @@ def held_out_metrics(prepared: Prepared, task: Task, progress: Progress, log: Te
         "seconds": progress.seconds,
         "clip_fraction": _share([record.clipped for record in log.steps if not record.skipped]),
         "skipped_steps": sum(record.skipped for record in log.steps),
+        "notes": fit_notes(log, training_config(prepared.config)),
     }
     if not len(task.split.validated):
         return facts
@@ -259,7 +289,7 @@ def summary_lines(fitted: Fitted) -> Sequence[str]:
     lines.append(
         f"horizon {config.horizon} steps of {freq}, context {config.context_length} in segments of {config.segment}"
     )
-    return [*fitted.prepared.checked.notes, *lines, skill_line(metrics)]
+    return [*fitted.prepared.checked.notes, *lines, *metrics.get("notes", ()), skill_line(metrics)]
 
 
 def skill_line(metrics: Mapping[str, Any]) -> str:

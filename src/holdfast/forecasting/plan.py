@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from holdfast.networks import (
     make_head,
     masked_mean,
 )
-from holdfast.series import SeriesStore
+from holdfast.series import SeriesStore, csv_text
 from holdfast.training import Split, Task, TrainingConfig, error_scales, split_series
 from holdfast.windows import Sampler, Windows
 
@@ -116,7 +117,26 @@ def plan_task(
     network.past.learn(torch.from_numpy(store.past[learnable_R]))
     network.known.learn(torch.from_numpy(store.known[learnable_R]))
     network.static.learn(torch.from_numpy(store.static))
-    return Task(network.to(device), windows, split, torch.from_numpy(scale_n).to(device))
+    return Task(
+        network=network.to(device),
+        windows=windows,
+        split=split,
+        error_scale_n=torch.from_numpy(scale_n).to(device),
+        name_window=lambda series, rows: window_name(store, series, rows),
+    )
+
+
+def window_name(store: SeriesStore, series: int, rows: int) -> str:
+    """A window as the user knows it: the id of its series, and its cutoff as it would stand in a file.
+
+    Example:
+        >>> from holdfast.series import Columns, check_table
+        >>> table = pl.DataFrame({"ds": [1, 2, 3, 4], "y": [5.0, 6.0, None, 8.0]})
+        >>> window_name(check_table(table, Columns(), horizon=2).store, 0, rows=3)
+        "series 'series', cutoff 3"
+    """
+    cutoff = csv_text(pl.DataFrame([store.times(series, rows - 1, rows)])).split()
+    return f"series {store.ids[series]!r}, cutoff {' '.join(cutoff[1:])}"
 
 
 def make_network(config: Config, network_config: NetworkConfig) -> ForecastNetwork:

@@ -163,6 +163,7 @@ def parse_clip(text: str) -> ClipPlan:
         if key in found or key not in ((CAP, *ROLES) if equals else ("",)):
             problems.append(_wrong_key(text, key, key in found))
             continue
+        found[key] = None
         try:
             found[key] = parse_rule(rule_text)
         except OptionError as error:

@@ -1,17 +1,32 @@
 """Records of what training measured, and the file they are kept in."""
 
 from holdfast.telemetry.log import TelemetryLog, read_telemetry
-from holdfast.telemetry.records import Outlook, Record, StepRecord, ValidationRecord, from_json, to_json
+from holdfast.telemetry.records import (
+    News,
+    Outlook,
+    Record,
+    RetreatRecord,
+    StepRecord,
+    ThresholdRecord,
+    ValidationRecord,
+    from_json,
+    some_of,
+    to_json,
+)
 from holdfast.telemetry.sinks import ProgressLine
 
 __all__ = [
+    "News",
     "Outlook",
     "ProgressLine",
     "Record",
+    "RetreatRecord",
     "StepRecord",
     "TelemetryLog",
+    "ThresholdRecord",
     "ValidationRecord",
     "from_json",
     "read_telemetry",
+    "some_of",
     "to_json",
 ]

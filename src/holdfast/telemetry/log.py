@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TextIO
 
 from holdfast.errors import Problem, RunDirectoryError
-from holdfast.telemetry.records import Record, StepRecord, ValidationRecord, from_json, to_json
+from holdfast.telemetry.records import News, Record, StepRecord, ValidationRecord, from_json, to_json
 
 
 class TelemetryLog:
@@ -71,6 +71,11 @@ class TelemetryLog:
         """The records of the validations."""
         return [record for record in self.records if isinstance(record, ValidationRecord)]
 
+    @property
+    def news(self) -> list[News]:
+        """The records of what changed the course of the run."""
+        return [record for record in self.records if isinstance(record, News)]
+
 
 def read_telemetry(path: Path) -> list[Record]:
     """All records of a telemetry file; a last line cut off by a crash is left out.
@@ -79,7 +84,7 @@ def read_telemetry(path: Path) -> list[Record]:
         path: The file.
 
     Returns:
-        Steps and validations in the order in which they were measured.
+        All records in the order in which they were written.
 
     Raises:
         RunDirectoryError: The file cannot be read, or a line is not a record.

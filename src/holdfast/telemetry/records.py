@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -77,6 +77,68 @@ class ValidationRecord:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetreatRecord:
+    """A return to the best validated weights, after too many steps in a row that were not finite.
+
+    Attributes:
+        step: The last of these steps.
+        first_bad_step: The first of them.
+        to_step: Steps done when the weights that came back were validated.
+        retreats: Returns of the run so far, this one included.
+        lr_factor: What the planned learning rate is multiplied by from here on.
+        nonfinite: What was not finite in these steps: names of parameters, or `loss`.
+
+    Example:
+        >>> print(RetreatRecord(step=70, first_bad_step=61, to_step=50, retreats=1, lr_factor=0.25,
+        ...     nonfinite=("loss",)))
+        went back to the weights of step 50, with 1/4 of the planned learning rate: steps 61-70 were not finite (loss)
+    """
+
+    step: int
+    first_bad_step: int
+    to_step: int
+    retreats: int
+    lr_factor: float
+    nonfinite: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"went back to the weights of step {self.to_step}, with 1/{1 / self.lr_factor:g} of the planned learning "
+            f"rate: steps {self.first_bad_step}-{self.step} were not finite ({some_of(self.nonfinite)})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdRecord:
+    """The bound that a clip rule chose by the first steps.
+
+    Attributes:
+        step: The last of these steps; the bound holds from the next one on.
+        rule: The rule, as it was given.
+        roles: The roles whose norm, taken together, is bounded.
+        max_norm: The bound.
+        expected_clip_fraction: Share of the steps it was chosen by that it would have clipped.
+
+    Example:
+        >>> print(ThresholdRecord(step=50, rule="auto", roles=("input", "recurrent"), max_norm=0.4321,
+        ...     expected_clip_fraction=0.1))
+        clip auto chose a norm of 0.432 over input, recurrent at step 50, and expects to clip 10 % of the steps
+    """
+
+    step: int
+    rule: str
+    roles: tuple[str, ...]
+    max_norm: float
+    expected_clip_fraction: float
+
+    def __str__(self) -> str:
+        return (
+            f"clip {self.rule} chose a norm of {self.max_norm:.3g} over {', '.join(self.roles)} at step {self.step}, "
+            f"and expects to clip {100 * self.expected_clip_fraction:.3g} % of the steps"
+        )
+
+
 @dataclass(frozen=True)
 class Outlook:
     """What a progress line shows.
@@ -88,6 +150,7 @@ class Outlook:
         validation: The newest validation.
         clip_fraction: Share of the finite steps that were clipped.
         seconds_left: Expected seconds to the end.
+        news: What happened beside the step, in words.
 
     Example:
         >>> record = StepRecord(step=1, loss=0.5, lr=0.001, total_norm=2.0, clipped_norm=2.0, clip_coef=1.0,
@@ -103,17 +166,42 @@ class Outlook:
     validation: ValidationRecord | None
     clip_fraction: float
     seconds_left: float
+    news: tuple[str, ...] = ()
 
 
-Record = StepRecord | ValidationRecord
-_KINDS: dict[str, type[StepRecord] | type[ValidationRecord]] = {"step": StepRecord, "validation": ValidationRecord}
+News = RetreatRecord | ThresholdRecord  # what changed the course of a run; str() of one says it in words
+Record = StepRecord | ValidationRecord | News
+_KINDS: dict[str, type[Record]] = {
+    "step": StepRecord,
+    "validation": ValidationRecord,
+    "retreat": RetreatRecord,
+    "threshold": ThresholdRecord,
+}
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, and how many more there are.
+
+    Args:
+        names: In the order in which they are to be said.
+        most: How many to say.
+
+    Returns:
+        Words with commas between.
+
+    Example:
+        >>> some_of(["a", "b", "c", "d"], most=2)
+        'a, b and 2 more'
+    """
+    said = ", ".join(names[:most])
+    return f"{said} and {len(names) - most} more" if len(names) > most else said
 
 
 def to_json(record: Record) -> dict[str, Any]:
     """A record as a JSON object with its kind; a value that JSON has no word for becomes "nan", "inf" or "-inf".
 
     Args:
-        record: Of a step or of a validation.
+        record: Of any kind.
 
     Returns:
         Numbers, text, lists and dictionaries only.

@@ -45,7 +45,9 @@ class ProgressLine:
             self._live.stop()
 
     def __call__(self, outlook: Outlook) -> None:
-        """Show how far training is."""
+        """Show how far training is, and above it what else happened."""
+        for words in outlook.news:
+            self.console.print(words, highlight=False, soft_wrap=True, markup=False)
         if self._live is not None:
             self._live.update(Text(progress_text(outlook), no_wrap=True, overflow="ellipsis"))
             return

@@ -1,10 +1,12 @@
 """From a network and series to trained weights."""
 
 from holdfast.training.checkpoint import Progress, load_tensors, load_weights, save_tensors
-from holdfast.training.loop import PEAK_RATES, Task, TrainingConfig, train
+from holdfast.training.loop import make_guard, train
+from holdfast.training.notes import fit_notes
 from holdfast.training.schedule import learning_rate
 from holdfast.training.split import Split, error_scales, split_series
 from holdfast.training.step import train_step
+from holdfast.training.task import PEAK_RATES, Task, TrainingConfig
 from holdfast.training.validate import validate
 
 __all__ = [
@@ -14,9 +16,11 @@ __all__ = [
     "Task",
     "TrainingConfig",
     "error_scales",
+    "fit_notes",
     "learning_rate",
     "load_tensors",
     "load_weights",
+    "make_guard",
     "save_tensors",
     "split_series",
     "train",

@@ -16,11 +16,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from holdfast.errors import Problem, RunDirectoryError
+from holdfast.errors import OptionError, Problem, RunDirectoryError
 from holdfast.gradients import GradientGuard
 
 SCHEMA = 1
-COUNTS = ("step", "planned_steps", "seconds", "best_loss", "best_step")  # of `Progress`, beside the weights
+COUNTS = ("step", "planned_steps", "seconds", "best_loss", "best_step", "bad_in_a_row", "retreats")  # of `Progress`
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Progress:
         best_loss: Lowest validation loss so far.
         best_step: Steps done when it was measured.
         best_weights: The network's state at that point.
+        bad_in_a_row: Steps that were not finite since the last finite step or retreat.
+        retreats: How often the run went back to its best weights.
 
     Example:
         >>> Progress(step=0, planned_steps=1200).best_loss
@@ -46,6 +48,8 @@ class Progress:
     best_loss: float = float("inf")
     best_step: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    bad_in_a_row: int = 0
+    retreats: int = 0
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -126,22 +130,29 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer, guard:
     """
     tensors, facts = load_tensors(path)
     wanted = type(optimizer).__name__
-    if facts.get("optimizer") != wanted or not facts.keys() >= {*COUNTS, "guard"}:
-        expected, got = f"the state of a training run with {wanted}", f"optimizer {facts.get('optimizer', 'none')}"
+    lost = [name for name in (*COUNTS, "guard") if name not in facts]
+    if facts.get("optimizer") != wanted or lost:
+        expected = f"the state of a training run with {wanted}"
+        got = f"optimizer {facts.get('optimizer', 'none')}" + (f", without {', '.join(lost)}" if lost else "")
         raise RunDirectoryError(Problem(str(path), expected, got, "restore the file, or fit again"))
     parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         parts[kind][rest] = tensor
-    _check_weights(path, network, parts["best"])
-    load_weights(path, network, parts["network"])
+    for weights in (parts["best"], parts["network"]):
+        _check_weights(path, network, weights)
+    try:
+        guard.load_state_dict(facts["guard"])
+    except OptionError as error:
+        refused = [Problem(str(path), p.expected, p.got, "restore the file, or fit again") for p in error.problems]
+        raise RunDirectoryError(refused) from error
+    network.load_state_dict(parts["network"])
     state: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in parts["optimizer"].items():
         index, _, key = name.partition(".")
         state[int(index)][key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
-    guard.load_state_dict(facts["guard"])
     return Progress(**{name: facts[name] for name in COUNTS}, best_weights=parts["best"])
 
 

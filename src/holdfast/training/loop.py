@@ -13,96 +13,59 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from holdfast.errors import Problem, TrainingError
-from holdfast.gradients import GradientGuard, Role, parse_rule
+from holdfast.errors import TrainingError
+from holdfast.gradients import ROLES, Clause, ClipAuto, GradientGuard, parse_clip
 from holdfast.networks import ForecastNetwork
-from holdfast.telemetry import Outlook, StepRecord, TelemetryLog, ValidationRecord
+from holdfast.telemetry import News, Outlook, StepRecord, TelemetryLog, ThresholdRecord, ValidationRecord
 from holdfast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from holdfast.training.retreat import MOST_BAD_STEPS, MOST_RETREATS, RETREAT_RATE, gave_up, retreat, suspects
 from holdfast.training.schedule import learning_rate
-from holdfast.training.split import Split
 from holdfast.training.step import train_step
+from holdfast.training.task import Task, TrainingConfig
 from holdfast.training.validate import validate
-from holdfast.windows import Sampler, Windows
+from holdfast.windows import Batch, Sampler
 
 VALIDATE_EVERY = 50  # steps; a checkpoint is written at the same time
 CALIBRATION_STEPS = 20  # after which the steps that fit into a time budget are first estimated
-MOST_BAD_STEPS = 10  # in a row, before a run gives up
-PEAK_RATES = {"adamw": 2e-3, "sgd": 5e-2}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How to train; plain values, so that a manifest can hold them.
-
-    Attributes:
-        optimizer: "adamw" or "sgd" (with momentum .9).
-        lr: Peak learning rate; None: 2e-3 for AdamW, 5e-2 for SGD.
-        weight_decay: Decoupled weight decay of AdamW.
-        batch_size: Windows per step.
-        max_steps: Most optimiser steps.
-        time_budget: Seconds that the loop may take; the schedule is stretched to end in time. None: no limit.
-        clip: Rule as `parse_rule` reads it.
-        clip_roles: Roles that the rule is over, jointly.
-        seed: Of windows and dropout.
-
-    Example:
-        >>> TrainingConfig(max_steps=100, clip="none").optimizer
-        'adamw'
-    """
-
-    optimizer: str = "adamw"
-    lr: float | None = None
-    weight_decay: float = 1e-2
-    batch_size: int = 128
-    max_steps: int = 1200
-    time_budget: float | None = None
-    clip: str = "norm:1.0"
-    clip_roles: tuple[Role, ...] = ("input", "recurrent", "bias", "other")
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to train on what.
-
-    Attributes:
-        network: The forecaster, on the device of the windows.
-        windows: The series.
-        split: Which rows may be learned from.
-        error_scale_n: Seasonal naive error of each series, in the units of the data.
-
-    Example:
-        >>> import numpy as np
-        >>> from holdfast.networks import NetworkConfig, QuantileHead
-        >>> from holdfast.training import split_series
-        >>> windows = Windows.from_arrays(np.arange(12.0), offsets=[0, 12], lengths=[10])
-        >>> network = ForecastNetwork(NetworkConfig(horizon=2, context_length=4), QuantileHead((80.0,)))
-        >>> task = Task(network, windows, split_series(np.array([10]), 4, 2), torch.ones(1))
-        >>> task.split.until_n.tolist()
-        [8]
-    """
-
-    network: ForecastNetwork
-    windows: Windows
-    split: Split
-    error_scale_n: Tensor
 
 
 def make_optimizer(network: ForecastNetwork, config: TrainingConfig) -> Optimizer:
     """The fused optimiser of the configuration."""
-    peak = PEAK_RATES[config.optimizer] if config.lr is None else config.lr
     if config.optimizer == "sgd":
-        return SGD(network.parameters(), lr=peak, momentum=0.9, fused=True)
-    return AdamW(network.parameters(), lr=peak, weight_decay=config.weight_decay, fused=True)
+        return SGD(network.parameters(), lr=config.peak_rate, momentum=0.9, fused=True)
+    return AdamW(network.parameters(), lr=config.peak_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def make_guard(network: ForecastNetwork, config: TrainingConfig) -> GradientGuard:
-    """The gradient guard of the configuration."""
+    """The gradient guard of the configuration.
+
+    Args:
+        network: Whose gradients it clips.
+        config: Says how.
+
+    Returns:
+        A guard that skips steps that are not finite and never gives up: the loop decides, for it can go back.
+
+    Raises:
+        OptionError: The rules cover no parameter of the network.
+
+    Example:
+        >>> from holdfast.networks import NetworkConfig, QuantileHead
+        >>> network = ForecastNetwork(NetworkConfig(horizon=2, context_length=4), QuantileHead((80.0,)))
+        >>> print(*make_guard(network, TrainingConfig(clip="recurrent=norm:1,head=norm:2")).clauses, sep="; ")
+        norm:1 over recurrent; norm:2 over head
+    """
+    plan = parse_clip(config.clip)
     return GradientGuard(
-        network, parse_rule(config.clip), roles=config.clip_roles, overrides=network.ROLES, nonfinite="skip"
+        network,
+        plan.rule,
+        cap=plan.cap,
+        roles=ROLES if plan.by_role else config.covered,
+        overrides=network.ROLES,
+        nonfinite="skip",
+        give_up_after=None,
     )
 
 
@@ -119,7 +82,8 @@ def train(
 
     The windows, the dropout and the learning rate of a step depend on its number alone, so a run that was killed and
     resumed from its checkpoint takes exactly the steps that it would have taken. The untrained network, the mean of
-    its anchors, is validated first and is a candidate like any other.
+    its anchors, is validated first and is a candidate like any other. Ten steps in a row that are not finite send the
+    run back to its best weights, with a quarter of the learning rate; after three such retreats it gives up.
 
     Args:
         task: Network and data.
@@ -133,7 +97,7 @@ def train(
         How far the run came.
 
     Raises:
-        TrainingError: Ten steps in a row were not finite.
+        TrainingError: Ten steps in a row were not finite, again after the last retreat.
         RunDirectoryError: The checkpoint is missing, damaged or of another network.
         KeyboardInterrupt: The user pressed Ctrl-C; the state was saved if there is a checkpoint file.
 
@@ -141,6 +105,7 @@ def train(
         >>> import numpy as np
         >>> from holdfast.networks import NetworkConfig, QuantileHead
         >>> from holdfast.training import split_series
+        >>> from holdfast.windows import Windows
         >>> windows = Windows.from_arrays(np.arange(22.0) ** 2, offsets=[0, 22], lengths=[20])
         >>> shapes = NetworkConfig(horizon=2, context_length=4, hidden_size=4, num_layers=1)
         >>> network = ForecastNetwork(shapes, QuantileHead((80.0,)))
@@ -191,7 +156,7 @@ class _Loop:
         split = self.task.split
         self.sampler = Sampler(split.first_n, split.last_n, self.config.batch_size, self.config.seed)
         self.until_n = torch.from_numpy(split.until_n).to(self.task.windows.y_R.device)
-        self.peak = self.optimizer.defaults["lr"]
+        self.news: list[News] = []  # of the newest step
         self.resumed_at = self.progress.step
         self.seconds_before = self.progress.seconds
         self.started = time.perf_counter()
@@ -200,8 +165,9 @@ class _Loop:
         """Draw the windows of the next step, take it, keep its record."""
         progress, network = self.progress, self.task.network
         number = progress.step + 1
+        peak = self.config.peak_rate * RETREAT_RATE**progress.retreats
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(number, progress.planned_steps, self.peak)
+            group["lr"] = learning_rate(number, progress.planned_steps, peak)
         size = network.config
         batch = self.task.windows.gather(
             *self.sampler.draw(number),
@@ -209,17 +175,46 @@ class _Loop:
             horizon=size.horizon,
             until_n=self.until_n,
         )
+        self.news = []
+        choosing = [clause for clause in self.guard.clauses if _is_choosing(clause)]
         with seeded(self.config.seed, number):
             record = train_step(
                 network, batch, self.task.error_scale_n[batch.series_B], self.optimizer, self.guard, number
             )
         self.log.append(record)
-        if self.guard.bad_in_a_row >= MOST_BAD_STEPS:
-            raise TrainingError(_gave_up(record, self.config, self.peak))
+        for clause in choosing:
+            self.tell_chosen(clause, number)
+        progress.bad_in_a_row = progress.bad_in_a_row + 1 if record.skipped else 0
+        if progress.bad_in_a_row == MOST_BAD_STEPS:
+            self.go_back(batch)
         progress.step = number
         progress.seconds = self.seconds_before + time.perf_counter() - self.started
         self.plan()
         return record
+
+    def go_back(self, batch: Batch) -> None:
+        """Return to the best weights, or give up over this batch if that was done often enough."""
+        bad = self.log.steps[-MOST_BAD_STEPS:]
+        network, progress = self.task.network, self.progress
+        if progress.retreats == MOST_RETREATS:
+            with seeded(self.config.seed, bad[-1].step):
+                windows = suspects(network, batch, self.task.error_scale_n[batch.series_B])
+            raise TrainingError(gave_up(self.task, self.config, bad, windows))
+        self.tell(retreat(progress, network, self.optimizer, bad))
+
+    def tell_chosen(self, clause: Clause, step: int) -> None:
+        """Keep the bound of a rule that has chosen one in this step."""
+        if not _is_choosing(clause):
+            rule, memory = str(clause.rule), clause.memory
+            bound, share = memory.chosen, memory.expected_clip_fraction
+            self.tell(
+                ThresholdRecord(step=step, rule=rule, roles=clause.roles, max_norm=bound, expected_clip_fraction=share)
+            )
+
+    def tell(self, news: News) -> None:
+        """Keep what changes the course of the run, and show it with the step."""
+        self.log.append(news)
+        self.news.append(news)
 
     @property
     def pace(self) -> float:
@@ -249,6 +244,7 @@ class _Loop:
             validation=next((kept for kept in reversed(self.log.records) if isinstance(kept, ValidationRecord)), None),
             clip_fraction=self.guard.summary().clip_fraction,
             seconds_left=max(seconds_left, 0.0),
+            news=tuple(map(str, self.news)),
         )
 
 
@@ -265,6 +261,11 @@ def fitting_steps(progress: Progress, config: TrainingConfig, pace: float) -> in
     return max(progress.step, min(config.max_steps, progress.step + int(seconds_left / pace)))
 
 
+def _is_choosing(clause: Clause) -> bool:
+    """Whether the rule still measures the steps that it chooses its bound by."""
+    return isinstance(clause.rule, ClipAuto) and clause.memory.chosen is None
+
+
 def _validate(task: Task, progress: Progress, log: TelemetryLog) -> None:
     """Validate, and remember the weights if they are the best so far; where nothing can be scored, the first ones."""
     loss = math.nan
@@ -277,17 +278,6 @@ def _validate(task: Task, progress: Progress, log: TelemetryLog) -> None:
         progress.best_loss = math.inf if math.isnan(loss) else loss
         progress.best_step = progress.step
         progress.best_weights = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
-
-
-def _gave_up(record: StepRecord, config: TrainingConfig, peak: float) -> Problem:
-    return Problem(
-        where=f"training step {record.step}",
-        expected="a finite loss and finite gradients",
-        got=f"{MOST_BAD_STEPS} steps in a row without; loss {record.loss}; not finite: "
-        f"{', '.join(record.nonfinite[:5])}",
-        fix=f"lower the learning rate (its peak is {peak:.2g}: --lr {peak / 10:.2g}), clip harder (now --clip "
-        f"{config.clip}), or look for outliers with `holdfast check`; no weight was changed by these steps",
-    )
 
 
 @contextmanager

@@ -1,0 +1,103 @@
+"""What to train on what, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from holdfast.gradients import ROLES, Role
+from holdfast.networks import ForecastNetwork
+from holdfast.training.split import Split
+from holdfast.windows import Windows
+
+PEAK_RATES = {"adamw": 2e-3, "sgd": 5e-2}
+CLIP_ROLES: tuple[Role, ...] = tuple(role for role in ROLES if role != "head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train; plain values, so that a manifest can hold them.
+
+    Attributes:
+        optimizer: "adamw" or "sgd" (with momentum .9).
+        lr: Peak learning rate; None: 2e-3 for AdamW, 5e-2 for SGD.
+        weight_decay: Decoupled weight decay of AdamW.
+        batch_size: Windows per step.
+        max_steps: Most optimiser steps.
+        time_budget: Seconds that the loop may take; the schedule is stretched to end in time. None: no limit.
+        clip: Rules as `parse_clip` reads them.
+        clip_roles: Roles that one rule is over, jointly; None: all but head.
+        seed: Of windows and dropout.
+
+    Example:
+        >>> TrainingConfig(max_steps=100, clip="none").optimizer
+        'adamw'
+    """
+
+    optimizer: str = "adamw"
+    lr: float | None = None
+    weight_decay: float = 1e-2
+    batch_size: int = 128
+    max_steps: int = 1200
+    time_budget: float | None = None
+    clip: str = "norm:1.0"
+    clip_roles: tuple[Role, ...] | None = None
+    seed: int = 0
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate that warm-up leads to."""
+        return PEAK_RATES[self.optimizer] if self.lr is None else self.lr
+
+    @property
+    def covered(self) -> tuple[Role, ...]:
+        """The roles that one rule is over."""
+        return CLIP_ROLES if self.clip_roles is None else self.clip_roles
+
+
+def name_by_numbers(series: int, rows: int) -> str:
+    """The words for a window where nothing is known but numbers.
+
+    Args:
+        series: Number of the series.
+        rows: How many of its rows the window may see.
+
+    Returns:
+        Both, in words.
+
+    Example:
+        >>> name_by_numbers(3, 100)
+        'series number 3, cutoff at row 100'
+    """
+    return f"series number {series}, cutoff at row {rows}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on what.
+
+    Attributes:
+        network: The forecaster, on the device of the windows.
+        windows: The series.
+        split: Which rows may be learned from.
+        error_scale_n: Seasonal naive error of each series, in the units of the data.
+        name_window: The words for a window in errors, from the number of its series and the rows that it may see.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from holdfast.networks import NetworkConfig, QuantileHead
+        >>> from holdfast.training import split_series
+        >>> windows = Windows.from_arrays(np.arange(12.0), offsets=[0, 12], lengths=[10])
+        >>> network = ForecastNetwork(NetworkConfig(horizon=2, context_length=4), QuantileHead((80.0,)))
+        >>> task = Task(network, windows, split_series(np.array([10]), 4, 2), torch.ones(1))
+        >>> task.split.until_n.tolist(), task.name_window(0, 6)
+        ([8], 'series number 0, cutoff at row 6')
+    """
+
+    network: ForecastNetwork
+    windows: Windows
+    split: Split
+    error_scale_n: Tensor
+    name_window: Callable[[int, int], str] = name_by_numbers
