@@ -453,3 +453,32 @@ def test_a_loss_that_is_not_finite_skips_on_a_device_too(monkeypatch):
         result = guard.step(optimizer, loss=torch.tensor(math.inf))
     assert result.nonfinite == ("loss",) and result.skipped
     assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("how", ["step", "attach"])
+@pytest.mark.parametrize("unscale_first", [False, True])
+def test_a_scaled_step_on_a_device_reads_no_number(monkeypatch, how, unscale_first):
+    monkeypatch.setattr(device, "is_far", lambda grad: True)
+    nets, guards = [make_net(), make_net()], []
+    for net, far in zip(nets, (True, False), strict=True):
+        monkeypatch.setattr(device, "is_far", lambda grad, far=far: far)
+        optimizer = FUSED["adamw"](net.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**112, growth_interval=1000)
+        guard = GradientGuard(net, ClipNorm(0.05))
+        if how == "attach":
+            guard.attach(optimizer)
+        for step, (x_BTD, y_B1) in enumerate(batches(12)):
+            net.zero_grad()
+            loss = 1e6 * (net(x_BTD) - y_B1).square().mean() * (math.nan if step == 9 else 1.0)
+            scaler.scale(loss).backward()
+            if unscale_first:
+                scaler.unscale_(optimizer)
+            with NoHost() if far and how == "attach" else nullcontext():
+                guard.step(optimizer, scaler=scaler) if how == "step" else scaler.step(optimizer)
+            scaler.update()
+        guards.append(guard)
+    assert_close(*nets)
+    summaries = [guard.summary() for guard in guards]
+    assert summaries[0].calibrations == summaries[1].calibrations > 3
+    assert summaries[0].skipped == summaries[1].skipped == 0
+    assert summaries[0].clip_fraction == summaries[1].clip_fraction > 0.5

@@ -63,11 +63,13 @@ class Core:
             )
         return table
 
-    def measure(self, table: GradTable, loss: Tensor | float | None) -> Measured:
+    def measure(
+        self, table: GradTable, loss: Tensor | float | None, scaler: tuple[Tensor, Tensor] | None = None
+    ) -> Measured:
         """The norms of these gradients; on a GPU nothing waits for them, if the rules allow it."""
         roles = self.parameters.roles
-        if not self.raises and can_wait(table.grads, self.clauses, self.cap):
-            return DeviceStep.measure(table, loss).measured(roles)
+        if self.can_wait(table):
+            return DeviceStep.measure(table, loss, scaler).measured(roles)
         value = loss_value(loss)
         if loss is not None and anywhere(not math.isfinite(value), self.model, table.grads):
             value = math.nan
@@ -76,6 +78,10 @@ class Core:
         # Not fields, not compared: what `clip` needs to know that these are still the same gradients.
         measured.__dict__.update(_table=table, _versions=[grad._version for grad in table.grads])
         return measured
+
+    def can_wait(self, table: GradTable) -> bool:
+        """Whether a step over these gradients can do without the host."""
+        return not self.raises and can_wait(table.grads, self.clauses, self.cap)
 
     def clip(self, measured: Measured, optimizer: Optimizer | None) -> ClipResult:
         """Each rule to its roles, then the cap to all; in place, or within the update of a fused optimiser."""
@@ -117,21 +123,28 @@ class Core:
             warnings.warn("optimizer.step() was called, and none of its parameters has a gradient", stacklevel=6)
             yield
             return
-        grad_scale, found_inf = optimizer.__dict__.get("grad_scale"), optimizer.__dict__.get("found_inf")
-        if found_inf is not None and found_inf.item():  # a GradScaler saw it first
-            result = self.skipped_by_scaler(optimizer, scale if grad_scale is None else grad_scale.item())
-        else:
-            table = self.gather(optimizer)
-            if grad_scale is not None:
-                inverse = grad_scale.double().reciprocal().float()
-                torch._foreach_mul_([local_part(grad) for grad in table.grads], inverse)
-            result = self.clip(self.measure(table, loss), optimizer)
+        result = self._clip_behind_scaler(optimizer, loss, scale)
         with (
             (result.take_ride() or Ride(id(optimizer))).on(optimizer),
             hidden(optimizer, result.waiting is None and result.skipped),
         ):
             yield
         self.ledger.add(result)
+
+    def _clip_behind_scaler(self, optimizer: Optimizer, loss: Tensor | float | None, scale: float | None) -> ClipResult:
+        """Measure and clip; gradients that a `GradScaler` left to a fused optimiser to unscale are unscaled before."""
+        table, scaler = self.gather(optimizer), None
+        grad_scale, found_inf = optimizer.__dict__.get("grad_scale"), optimizer.__dict__.get("found_inf")
+        if found_inf is not None:
+            if self.can_wait(table) and can_wait_in(optimizer, table.grads):
+                known = 2.0 if scale is None else scale  # unknown: any scale above 1 counts as a calibration
+                scaler = (found_inf, torch.tensor(known) if grad_scale is None else grad_scale)
+            elif found_inf.item():
+                return self.skipped_by_scaler(optimizer, scale if grad_scale is None else grad_scale.item())
+        if grad_scale is not None:
+            inverse = grad_scale.double().reciprocal().float()
+            torch._foreach_mul_([local_part(grad) for grad in table.grads], inverse)
+        return self.clip(self.measure(table, loss, scaler), optimizer)
 
     def skipped_by_scaler(self, optimizer: Optimizer, scale: float | None) -> ClipResult:
         """At scale 1 and below there is nothing left to calibrate: then the gradients themselves are not finite."""

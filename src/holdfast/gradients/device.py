@@ -27,7 +27,7 @@ class DeviceStep:
     Attributes:
         table: The gradients; only names and roles are kept once the step is over.
         norms_T: 2-norm of each of T gradients, float64.
-        loss: The loss, float64; 0 where none was given.
+        facts: The loss (0 where none was given), whether a `GradScaler` has found an inf (0 or 1), and its scale.
 
     Example:
         >>> table = GradTable(("w",), ("head",), (torch.ones(2),), (torch.tensor([3.0, 4.0]),))
@@ -39,14 +39,26 @@ class DeviceStep:
 
     table: GradTable
     norms_T: Tensor
-    loss: Tensor
+    facts: Tensor
 
     @classmethod
-    def measure(cls, table: GradTable, loss: Tensor | float | None) -> DeviceStep:
-        """The norms of these gradients; nothing is written, nothing waits."""
+    def measure(
+        cls, table: GradTable, loss: Tensor | float | None, scaler: tuple[Tensor, Tensor] | None = None
+    ) -> DeviceStep:
+        """The norms of these gradients; nothing is written, nothing waits.
+
+        Args:
+            table: The gradients.
+            loss: The loss of the step.
+            scaler: What a `GradScaler` left in the optimiser: `found_inf` and the scale.
+
+        Returns:
+            The step.
+        """
         norms_T = device_norms(table.grads, 2.0)
-        value = torch.as_tensor(0.0 if loss is None else loss, device=norms_T.device, dtype=torch.float64)
-        return cls(table, norms_T, value.detach().reshape(()))
+        seen = (0.0 if loss is None else loss, *(scaler or (0.0, 1.0)))
+        facts = [torch.as_tensor(value, device=norms_T.device, dtype=torch.float64).detach() for value in seen]
+        return cls(table, norms_T, torch.stack([value.reshape(()) for value in facts]))
 
     def clip_(self, clauses: Sequence[Clause], cap: ClipNorm | None) -> tuple[Tensor, Tensor]:
         """Scale what has a factor of its own, in place, and leave the common factor to the update.
@@ -58,8 +70,8 @@ class DeviceStep:
         Returns:
             `found_inf` (1 where the step is not finite) and `grad_scale`, both float32 scalars on the device.
         """
-        found = ~(torch.linalg.vector_norm(self.norms_T).isfinite() & self.loss.isfinite())
-        one = torch.ones_like(self.loss)
+        finite = torch.linalg.vector_norm(self.norms_T).isfinite() & self.facts[0].isfinite()
+        found, one = ~finite | (self.facts[1] > 0), torch.ones_like(self.facts[0])
         factors = [one] * len(self.table.names)
         for clause in clauses:
             members = self.table.of(clause.roles)
@@ -83,8 +95,8 @@ class DeviceStep:
 
     @property
     def row(self) -> Tensor:
-        """What the host needs: the norms and the loss."""
-        return torch.cat([self.norms_T, self.loss.reshape(1)])
+        """What the host needs: the norms and the facts."""
+        return torch.cat([self.norms_T, self.facts])
 
     def measured(self, roles: Sequence[Role]) -> Measured:
         """The record of the norms, fetched when it is first read."""
@@ -94,7 +106,7 @@ class DeviceStep:
     def result(self, roles: Sequence[Role], clauses: Sequence[Clause], cap: ClipNorm | None) -> ClipResult:
         """The record of the clipped step, fetched when it is first read."""
         table = GradTable(self.table.names, self.table.roles, (), ())  # the gradients may be freed meanwhile
-        step = DeviceStep(table, self.norms_T, self.loss)
+        step = DeviceStep(table, self.norms_T, self.facts)
         return ClipResult.later(step, lambda: _result(table, step.row.tolist(), roles, clauses, cap))
 
 
@@ -148,14 +160,14 @@ def fetch_all(
         return []
     numbers = iter(torch.cat([step.row for step, _ in waiting]).tolist())
     for step, result in waiting:
-        row = [next(numbers) for _ in range(len(step.table.names) + 1)]
+        row = [next(numbers) for _ in range(len(step.table.names) + 3)]
         if result.waiting is not None:
             result.fill(_result(step.table, row, roles, clauses, cap))
     return [result for _, result in waiting]
 
 
 def _measured(table: GradTable, row: Sequence[float], roles: Sequence[Role]) -> Measured:
-    *norms, loss = row
+    *norms, loss, _, _ = row
     return measured_from(dict(zip(table.names, norms, strict=True)), table.roles, roles, loss=loss)
 
 
@@ -164,8 +176,9 @@ def _result(
 ) -> ClipResult:
     """The same record as a step on the host gives, from the norms alone."""
     measured = _measured(table, row, roles)
-    if measured.nonfinite:
-        return skipped_result(measured, calibration=False)
+    found_inf, scale = row[-2:]
+    if measured.nonfinite or found_inf:
+        return skipped_result(measured, calibration=bool(found_inf) and scale > 1.0)
     clipping = Clipping(table, measured)
     for clause in clauses:
         clipping.add(clause)
