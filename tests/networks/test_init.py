@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from holdfast.errors import OptionError
-from holdfast.networks.cells import CELLS, make_cell
-from holdfast.networks.init import init_recurrent_, zero_
+from holdfast.networks import ForecastNetwork, NetworkConfig, QuantileHead
+from holdfast.networks.cells import CELLS, RNN, make_cell
+from holdfast.networks.init import check_init, init_recurrent_, zero_
 
 D, N = 5, 7
 GATES = {"lstm": 4, "gru": 3, "rnn-tanh": 1, "rnn-relu": 1, "rnn-sigmoid": 1, "rnn-linear": 1}
@@ -148,3 +149,115 @@ def test_a_zeroed_head_puts_out_zero_and_still_learns(bias):
     assert torch.equal(head(x), torch.zeros(8, 2))
     (head(x) - 1).square().sum().backward()
     assert head.weight.requires_grad and head.weight.grad.abs().min() > 0
+
+
+def step_jacobian(layer, h_N):
+    """dh_t / dh_{t-1} at a state, without input."""
+    x_BTD = torch.zeros(1, 1, layer.input_size, dtype=h_N.dtype)
+    return torch.autograd.functional.jacobian(lambda h: layer(x_BTD, h[None, None])[0][0, 0], h_N)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "linear", "sigmoid"])
+def test_critical_keeps_an_adjoint_at_its_norm_where_the_slope_is_steepest(nonlinearity):
+    layer = init_recurrent_(RNN(D, N, nonlinearity=nonlinearity).double(), generator(), "critical")
+    rest = torch.full((N,), 0.5 if nonlinearity == "sigmoid" else 1e-9, dtype=torch.float64)
+    if nonlinearity == "sigmoid":  # h = 1/2 is a fixed point without input
+        h_BTN, _ = layer(torch.zeros(1, 20, D, dtype=torch.float64), rest[None, None])
+        torch.testing.assert_close(h_BTN[0, -1], rest, rtol=0, atol=1e-12)
+    if nonlinearity == "relu":  # on the active side; the state is turned into it
+        rest = layer.weight_hh_l0.T @ torch.ones(N, dtype=torch.float64)
+    J_NN = step_jacobian(layer, rest)
+    assert torch.linalg.svdvals(J_NN).tolist() == pytest.approx([1.0] * N, rel=1e-9)
+    plain = init_recurrent_(RNN(D, N, nonlinearity=nonlinearity).double(), generator(), "orthogonal")
+    largest = torch.linalg.svdvals(step_jacobian(plain, rest)).max().item()
+    assert largest <= (0.25 if nonlinearity == "sigmoid" else 1.0) + 1e-12
+
+
+def test_identity_keeps_a_state_and_its_adjoint_until_an_input_comes():
+    layer = init_recurrent_(nn.RNN(D, N, nonlinearity="relu", batch_first=True), generator(), "identity")
+    start = torch.rand(1, 3, N, requires_grad=True)
+    h_BTN, _ = layer(torch.zeros(3, 500, D), start)
+    assert torch.equal(h_BTN[:, -1], start[0])
+    h_BTN[:, -1].sum().backward()
+    assert torch.equal(start.grad, torch.ones(1, 3, N))
+
+
+@every_layer
+@pytest.mark.parametrize("radius", [0.5, 0.9, 1.5])
+def test_radius_is_the_spectral_radius_of_every_block(build, gates, radius):
+    layer = init_recurrent_(build(), generator(), f"radius:{radius}")
+    for name, W in layer.named_parameters():
+        if name.startswith("weight_hh"):
+            for block in W.chunk(gates):
+                assert torch.linalg.eigvals(block.double()).abs().max().item() == pytest.approx(radius, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_chrono_spreads_memories_over_the_asked_steps(kind):
+    longest, size = 200.0, 4000
+    layer = init_recurrent_(make_cell(kind, 1, size), generator(), f"chrono:{longest}")
+    blocks = layer.bias_ih_l0.detach().chunk(GATES[kind])
+    # A gate sigmoid(b) forgets in 1 / (1 - sigmoid(b)) = 1 + exp(b) steps.
+    memory = 1 + blocks[1].double().exp()
+    assert memory.min().item() >= 2.0 and memory.max().item() <= longest
+    assert memory.mean().item() == pytest.approx((2 + longest) / 2, rel=0.03)  # uniform on [2, T]
+    if kind == "lstm":
+        assert torch.equal(blocks[0], -blocks[1])
+    assert all(torch.equal(other, torch.zeros(size)) for other in blocks[2:])
+
+
+def test_uniform_is_the_start_of_torch():
+    layer = init_recurrent_(make_cell("rnn-tanh", 8, 256), generator(), "uniform")
+    for parameter in layer.parameters():
+        assert 0.9 / 16 < parameter.abs().max().item() <= 1 / 16
+    radius = torch.linalg.eigvals(layer.weight_hh_l0.double()).abs().max().item()
+    assert radius == pytest.approx(1 / math.sqrt(3), rel=0.1)
+
+
+def test_a_forget_bias_of_ones_own_choice():
+    layer = init_recurrent_(make_cell("lstm", D, N), generator(), forget_bias=3.0)
+    assert layer.bias_ih_l0.chunk(4)[1].tolist() == [3.0] * N
+
+
+@pytest.mark.parametrize(
+    ("cell", "scheme", "words"),
+    [
+        ("lstm", "identity", "an RNN"),
+        ("gru", "critical", "an RNN"),
+        ("rnn-tanh", "chrono:20", "a GRU or an LSTM"),
+        ("lstm", "chrono", "chrono:STEPS"),
+        ("lstm", "chrono:2", "above 2"),
+        ("lstm", "radius:0", "above 0"),
+        ("lstm", "radius:x", "radius:NUMBER"),
+        ("lstm", "orthogonal:1", "orthogonal"),
+        ("lstm", "glorot", "'glorot'"),
+    ],
+)
+def test_schemes_that_cannot_work_are_refused(cell, scheme, words):
+    layer = make_cell(cell, D, N)
+    before = {name: weight.clone() for name, weight in layer.state_dict().items()}
+    with pytest.raises(OptionError, match=words):
+        init_recurrent_(layer, scheme=scheme)
+    assert all(torch.equal(before[name], weight) for name, weight in layer.state_dict().items())
+    with pytest.raises(OptionError):
+        check_init("glorot" if scheme == "chrono" else scheme, cell)
+
+
+def test_schemes_that_need_biases_are_refused_without():
+    for layer, scheme in (
+        (nn.LSTM(D, N, bias=False), "chrono:9"),
+        (RNN(D, N, nonlinearity="sigmoid", bias=False), "critical"),
+    ):
+        with pytest.raises(OptionError, match="biases"):
+            init_recurrent_(layer, scheme=scheme)
+
+
+def test_a_network_starts_as_its_option_says():
+    def recurrent(cell, init):
+        size = NetworkConfig(horizon=2, context_length=24, segment=2, hidden_size=8, cell=cell, init=init, num_layers=1)
+        return ForecastNetwork(size, QuantileHead((80.0,))).recurrent
+
+    assert torch.equal(recurrent("rnn-relu", "identity").weight_hh_l0, torch.eye(8))
+    assert recurrent("lstm", "chrono").bias_ih_l0.chunk(4)[1].exp().max().item() <= 11.0  # 12 recurrent steps
+    plain, named = recurrent("gru", "orthogonal"), recurrent("gru", "radius:0.5")
+    assert not torch.equal(plain.weight_hh_l0, named.weight_hh_l0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from holdfast.errors import HoldfastError, OptionError, Problem
 from holdfast.gradients import ROLES, Role, parse_clip
-from holdfast.networks import CELLS, HEADS
+from holdfast.networks import CELLS, HEADS, check_init
 from holdfast.series import Freq
 
 LARGEST_SEED = 2**63 - 1
@@ -28,6 +29,8 @@ class Config:
         context_length: Past steps fed, rounded up to whole segments. None: two of the longest season, at least four of
             the first.
         cell: lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear.
+        init: How the recurrent weights start: orthogonal, identity or critical (rnn), chrono (gru, lstm), uniform
+            (as torch), or radius:0.9 (spectral radius).
         hidden_size: Units per recurrent layer.
         layers: Recurrent layers.
         segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1.
@@ -73,6 +76,7 @@ class Config:
     season_length: int | tuple[int, ...] | None = None
     context_length: int | None = None
     cell: str = "lstm"
+    init: str = "orthogonal"
     hidden_size: int = 128
     layers: int = 1
     segment: int | None = None
@@ -180,6 +184,8 @@ def _problems(config: Config) -> Iterator[Problem]:
     yield from _clip_problems(config)
     if config.freq is not None:
         yield from _refusal(Freq.parse, config.freq)
+    if config.cell in CELLS:
+        yield from _refusal(partial(check_init, cell=config.cell), config.init)
 
 
 def _number_problems(config: Config) -> Iterator[Problem]:

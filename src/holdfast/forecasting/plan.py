@@ -105,6 +105,7 @@ def plan_task(
         seasons=tuple(seasons),
         anchors=useful_anchors(windows, split, candidates, (context_length, horizon)),
         cell=config.cell,
+        init=config.init,
         hidden_size=config.hidden_size,
         num_layers=config.layers,
         dropout=config.dropout,

@@ -15,7 +15,7 @@ from holdfast.networks.heads import (
     Target,
     make_head,
 )
-from holdfast.networks.init import init_recurrent_
+from holdfast.networks.init import INITS, check_init, init_recurrent_
 from holdfast.networks.quantiles import probabilities_of
 from holdfast.networks.scaling import WindowScale, masked_mean, window_scale
 
@@ -23,6 +23,7 @@ __all__ = [
     "CELLS",
     "GRU",
     "HEADS",
+    "INITS",
     "LSTM",
     "RNN",
     "Anchor",
@@ -41,6 +42,7 @@ __all__ = [
     "anchor_forecasts",
     "batch_loss",
     "candidate_anchors",
+    "check_init",
     "init_recurrent_",
     "make_cell",
     "make_head",

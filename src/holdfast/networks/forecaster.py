@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from holdfast.networks.anchors import Anchor, anchor_forecasts, fold
 from holdfast.networks.cells import make_cell
 from holdfast.networks.heads import Head, HeadParameters, Target
-from holdfast.networks.init import zero_
+from holdfast.networks.init import init_recurrent_, zero_
 from holdfast.networks.scaling import masked_mean, window_scale
 from holdfast.windows import Batch
 
@@ -36,6 +36,7 @@ class NetworkConfig:
         seasons: Season lengths in steps; the first sets the unit of corrections, the longest the window's level.
         anchors: The naive forecasts to start from (see `candidate_anchors`).
         cell: One of `CELLS`.
+        init: How the recurrent weights start, see `init_recurrent_`; `chrono` alone: up to the steps of the context.
         hidden_size: N.
         num_layers: Recurrent layers.
         dropout: Share of hidden values dropped while training.
@@ -54,6 +55,7 @@ class NetworkConfig:
     seasons: tuple[int, ...] = ()
     anchors: tuple[Anchor, ...] = (("last", 1),)
     cell: str = "lstm"
+    init: str = "orthogonal"
     hidden_size: int = 128
     num_layers: int = 2
     dropout: float = 0.0
@@ -148,6 +150,10 @@ class ForecastNetwork(nn.Module):
             torch.manual_seed(seed)
             input_size = segment * per_step + WINDOW_FEATURES + config.static_size
             self.recurrent = make_cell(config.cell, input_size, size, config.num_layers, config.dropout)
+            if config.init != "orthogonal":  # the layers' own start
+                steps = max(config.context_length // segment, 3)
+                init = f"chrono:{steps}" if config.init == "chrono" else config.init
+                init_recurrent_(self.recurrent, scheme=init)
             self.hidden = nn.Linear(decoder_size, size)
             self.position_JN = nn.Parameter(0.1 * torch.randn(self.decoded_segments, size))
             self.anchor_size = len(config.anchors)
