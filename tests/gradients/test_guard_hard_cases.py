@@ -249,8 +249,9 @@ def test_clipping_before_unscaling_is_said(how):
 def test_an_old_scaler_beside_ordinary_gradients_is_no_mistake():
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(torch.ones(1))
-    net = make_net()
-    backward(net, 1.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        GradientGuard(net, None).measure()
+    for factor in (1.0, math.nan, math.inf):
+        net = make_net()
+        backward(net, factor)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            GradientGuard(net, None).measure()

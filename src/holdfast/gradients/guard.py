@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -134,7 +135,7 @@ class GradientGuard:
         measured = self._core.measure(self._core.gather(optimizer), loss)
         if not self._looked_for_scaler:
             self._looked_for_scaler = measured.waiting is not None  # on a GPU only the first step is looked at
-            if not measured.total_norm < SUSPICIOUS:
+            if SUSPICIOUS <= measured.total_norm < math.inf:
                 self._looked_for_scaler = True
                 if still_scaled(optimizer, measured.total_norm):
                     warnings.warn(STILL_SCALED, stacklevel=2)

@@ -161,7 +161,7 @@ def still_scaled(optimizer: Optimizer | None, norm: float) -> bool:
 
     Args:
         optimizer: The optimiser that holds the gradients; None: any.
-        norm: Their norm.
+        norm: Their norm, finite.
 
     Returns:
         True if there is a scaler that waits to unscale, and the norm is large beside its scale.
@@ -174,7 +174,7 @@ def still_scaled(optimizer: Optimizer | None, norm: float) -> bool:
     kinds = (GradScaler, *GradScaler.__subclasses__())
     scalers = [each for each in gc.get_referrers(*kinds) if isinstance(each, GradScaler)]
     used = [scaler for scaler in scalers if scaler.is_enabled() and scaler._scale is not None]
-    used = [scaler for scaler in used if not norm < 1e-3 * scaler.get_scale()]
+    used = [scaler for scaler in used if norm >= 1e-3 * scaler.get_scale()]
     stages = [
         state["stage"]
         for scaler in used
