@@ -136,11 +136,27 @@ def guard_section(facts: dict[str, Any]) -> list[str]:
     return [*lines, "", machine_line(facts["machine"]), ""]
 
 
+def flow_section(facts: dict[str, Any]) -> list[str]:
+    """Cost of looking at the flow of gradients."""
+    one = facts["seconds"]["training step"]
+    lines = [
+        "## The flow of gradients: what looking costs",
+        "",
+        "`python benchmarks/flow.py`: an LSTM of two layers of 128, context 336, batch 128; medians of one run.",
+        "",
+        "| | seconds | training steps |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {name} | {value:.3f} | {value / one:.2f} |" for name, value in facts["seconds"].items()]
+    return [*lines, "", machine_line(facts["machine"]), ""]
+
+
 SECTIONS = {
     "m4_hourly": m4_section,
     "defaults": defaults_section,
     "training_step": step_section,
     "guard": guard_section,
+    "flow": flow_section,
 }
 
 

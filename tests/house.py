@@ -14,6 +14,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "series": (),
     "telemetry": (),
     "gradients": (),
+    "flow": ("gradients",),
     "windows": ("series",),
     "networks": ("windows",),
     "training": ("networks", "windows", "gradients", "telemetry"),

@@ -51,7 +51,7 @@ class Unrolled:
     @classmethod
     def of(cls, layer: Any) -> Unrolled:
         """The plan of a layer that has no `layer_problem`."""
-        kind = _kind(layer)
+        kind = kind_of(layer)
         steps = {"GRU": _gru_step, "LSTM": _lstm_step}
         step: _Step = partial(_rnn_step, _PHI[layer.nonlinearity]) if kind == "RNN" else steps[kind]
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if layer.bias else 2]
@@ -109,7 +109,7 @@ def layer_problem(layer: Any) -> Problem | None:
         (True, 'LSTMCell')
     """
     where, expected = "recurrent layer", "an RNN, GRU or LSTM of torch.nn or holdfast.networks"
-    if not _kind(layer):
+    if not kind_of(layer):
         return Problem(where, expected, type(layer).__name__, "give the recurrent layer itself, before any wrapper")
     if getattr(layer, "proj_size", 0):
         return Problem(where, f"{expected} without projections", f"proj_size={layer.proj_size}", "leave out proj_size")
@@ -120,8 +120,19 @@ def layer_problem(layer: Any) -> Problem | None:
     return None
 
 
-def _kind(layer: object) -> str:
-    """RNN, GRU or LSTM, where the layer computes what PyTorch's or holdfast's of that name does; else nothing."""
+def kind_of(layer: object) -> str:
+    """RNN, GRU or LSTM, where the layer computes what PyTorch's or holdfast's of that name does; else nothing.
+
+    Args:
+        layer: Anything.
+
+    Returns:
+        The name, or an empty text.
+
+    Example:
+        >>> kind_of(nn.GRU(1, 1)), kind_of(nn.Linear(1, 1))
+        ('GRU', '')
+    """
     own: Any = type(layer)
     for base in own.__mro__:  # a parametrised layer is of a subclass
         ours = base.__module__ == "holdfast.networks.cells" and base.__name__ in ("RNN", "GRU", "LSTM")
