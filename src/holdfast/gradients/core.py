@@ -76,7 +76,7 @@ class Core:
         norms = dict(zip(table.names, tensor_norms(table.grads, self.norm_type), strict=True))
         measured = measured_from(norms, table.roles, roles, norm_type=self.norm_type, loss=value)
         # Not fields, not compared: what `clip` needs to know that these are still the same gradients.
-        measured.__dict__.update(_table=table, _versions=[grad._version for grad in table.grads])
+        measured.__dict__.update(_table=table, _version=table.grads[0]._version)
         return measured
 
     def can_wait(self, table: GradTable) -> bool:
@@ -106,7 +106,8 @@ class Core:
             result = _apply_within_update(clipping, result, table, optimizer)
         else:
             clipping.apply_()
-        self._window.clipped(table)
+        if optimizer is None:  # else the update is to follow
+            self._window.clipped(table)
         return result
 
     @contextmanager
@@ -155,7 +156,7 @@ class Core:
         table: GradTable | None = measured.__dict__.get("_table")
         if table is None:
             return self.parameters.gather(names=measured.tensor_norms)
-        if [grad._version for grad in table.grads] != measured.__dict__["_versions"]:
+        if table.grads[0]._version != measured.__dict__["_version"]:
             expected, got = "the gradients that were measured", "gradients that have changed since"
             raise TrainingError(Problem("GradientGuard.clip", expected, got, "measure again, and then clip"))
         return table

@@ -196,6 +196,9 @@ class GradientGuard:
             (True, 1)
         """
         self._core.parameters.check_known(optimizer)
+        self._update(optimizer, result)
+
+    def _update(self, optimizer: Optimizer, result: ClipResult) -> None:
         if result.waiting is not None or not result.skipped:
             ride = result.take_ride()
             with nullcontext() if ride is None else ride.on(optimizer):
@@ -237,7 +240,7 @@ class GradientGuard:
             return self._step_with(scaler, optimizer, loss)
         self._core.parameters.check_known(optimizer)  # before clipping changes a gradient
         result = self.clip(self.measure(loss, optimizer), optimizer)
-        self.update(optimizer, result)
+        self._update(optimizer, result)
         return result
 
     def attach(self, optimizer: Any) -> Attachment:

@@ -8,13 +8,13 @@ from typing import Any
 
 from holdfast.errors import Problem, TrainingError
 from holdfast.gradients.clauses import Clause
-from holdfast.gradients.device import DeviceStep, fetch_all
+from holdfast.gradients.device import fetch_all
 from holdfast.gradients.result import ClipResult
 from holdfast.gradients.roles import Role
 from holdfast.gradients.rules import ClipNorm
 from holdfast.gradients.summary import Counters
 
-BLOCK = 64  # steps whose numbers may wait on a GPU before they are fetched together
+BLOCK = 64  # steps that may wait, on a GPU or here, before they are fetched and counted together
 
 
 class Ledger:
@@ -39,7 +39,7 @@ class Ledger:
         self._cap = cap
         self._give_up_after = give_up_after
         self._counters = Counters(roles)
-        self._waiting: list[tuple[DeviceStep, ClipResult]] = []
+        self._uncounted: list[ClipResult] = []
         self._newest: deque[ClipResult] = deque(maxlen=give_up_after or 1)
 
     @property
@@ -50,9 +50,12 @@ class Ledger:
     @property
     def counters(self) -> Counters:
         """The counts of all steps; numbers that wait on a GPU are fetched for it."""
-        waiting, self._waiting = self._waiting, []
-        for result in fetch_all(waiting, self._roles, self._clauses, self._cap):
-            self._count(result)
+        uncounted, self._uncounted = self._uncounted, []
+        fetch_all([(each.waiting, each) for each in uncounted if each.waiting], self._roles, self._clauses, self._cap)
+        for result in uncounted:
+            self._counters.add(result)
+            if self._give_up_after is not None and self._counters.bad_in_a_row >= self._give_up_after:
+                raise _gave_up(list(self._newest))
         return self._counters
 
     def add(self, result: ClipResult) -> None:
@@ -65,23 +68,15 @@ class Ledger:
             TrainingError: It was the last of too many non-finite steps in a row.
         """
         self._newest.append(result)
-        if result.waiting is None:
-            self._count(result)
-            return
-        self._waiting.append((result.waiting, result))
-        if len(self._waiting) >= BLOCK:
+        self._uncounted.append(result)
+        if len(self._uncounted) >= BLOCK or (result.waiting is None and result.skipped):
             _ = self.counters
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the `state_dict()` of other counters."""
         self._counters = Counters.from_state_dict(state, self._roles)
-        self._waiting.clear()
+        self._uncounted.clear()
         self._newest.clear()
-
-    def _count(self, result: ClipResult) -> None:
-        self._counters.add(result)
-        if self._give_up_after is not None and self._counters.bad_in_a_row >= self._give_up_after:
-            raise _gave_up(list(self._newest))
 
 
 def _gave_up(newest: Sequence[ClipResult]) -> TrainingError:
