@@ -12,8 +12,8 @@ from holdfast.errors import Problem, TrainingError
 from holdfast.gradients.result import Measured
 from holdfast.gradients.shards import local_part, over_shards
 
-# A float32 sum of squares is taken over so few values at a time, and summed on in float64. torch's own norm of 20
-# million values in float32 is off by 1e-3; this one by 1e-6 at most, at about the same speed.
+# A float32 sum of squares is taken over so many values at most. torch's own norm of 20 million values in float32 is off
+# by 1e-3; this one by 1e-6 at most, at about the same speed.
 ROW = 512
 # Below, squares may have fallen out of float32's range. Above, a sum that overflowed is inf and shows itself.
 SMALLEST = 1e-12
