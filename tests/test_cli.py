@@ -313,6 +313,7 @@ OPTIONS = {
     "season_length": ("24,168", (24, 168)),
     "context_length": ("30", 30),
     "cell": ("gru", "gru"),
+    "init": ("chrono", "chrono"),
     "hidden_size": ("9", 9),
     "layers": ("2", 2),
     "segment": ("3", 3),

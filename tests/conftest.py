@@ -1,0 +1,6 @@
+"""Properties are looked for along the same examples in every run; `--hypothesis-profile=default` draws new ones."""
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
