@@ -390,10 +390,11 @@ def test_rules_with_history_resume_to_the_bit():
 
 
 class NoHost(TorchDispatchMode):
-    """Fails where a number is read from a tensor: on a GPU that would wait."""
+    """Fails where a number is read from a tensor, or made a tensor by a copy: on a GPU both would wait."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert "_local_scalar_dense" not in str(func), "a number was read"
+        assert "lift_fresh" not in str(func), "a number was copied"
         return func(*args, **(kwargs or {}))
 
 
@@ -449,8 +450,9 @@ def test_a_loss_that_is_not_finite_skips_on_a_device_too(monkeypatch):
     guard.step(optimizer)
     backward(net, next(batches(1)))
     before = copy.deepcopy(net.state_dict())
+    loss = torch.tensor(math.inf)
     with NoHost():
-        result = guard.step(optimizer, loss=torch.tensor(math.inf))
+        result = guard.step(optimizer, loss=loss)
     assert result.nonfinite == ("loss",) and result.skipped
     assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
 

@@ -48,13 +48,8 @@ class Clause:
     memory: Any
 
     def __str__(self) -> str:
-        joint = not isinstance(self.rule, BlockRule | ClipBlockRMS) and not is_per_tensor(self.rule)
+        joint = isinstance(self.rule, NormRule) and not (isinstance(self.rule, ClipNorm) and self.rule.per_tensor)
         return f"{self.rule} over {', '.join(self.roles)}" if joint else str(self.rule)
-
-
-def is_per_tensor(rule: Rule) -> bool:
-    """Whether each tensor is a vector by itself."""
-    return isinstance(rule, ClipBlockRMS) or (isinstance(rule, ClipNorm) and rule.per_tensor)
 
 
 def clauses(

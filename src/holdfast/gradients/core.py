@@ -64,7 +64,7 @@ class Core:
         return table
 
     def measure(
-        self, table: GradTable, loss: Tensor | float | None, scaler: tuple[Tensor, Tensor] | None = None
+        self, table: GradTable, loss: Tensor | float | None, scaler: tuple[Tensor, Tensor | float] | None = None
     ) -> Measured:
         """The norms of these gradients; on a GPU nothing waits for them, if the rules allow it."""
         roles = self.parameters.roles
@@ -139,7 +139,7 @@ class Core:
         if found_inf is not None:
             if self.can_wait(table) and can_wait_in(optimizer, table.grads):
                 known = 2.0 if scale is None else scale  # unknown: any scale above 1 counts as a calibration
-                scaler = (found_inf, torch.tensor(known) if grad_scale is None else grad_scale)
+                scaler = (found_inf, known if grad_scale is None else grad_scale)
             elif found_inf.item():
                 return self.skipped_by_scaler(optimizer, scale if grad_scale is None else grad_scale.item())
         if grad_scale is not None:

@@ -43,7 +43,7 @@ class DeviceStep:
 
     @classmethod
     def measure(
-        cls, table: GradTable, loss: Tensor | float | None, scaler: tuple[Tensor, Tensor] | None = None
+        cls, table: GradTable, loss: Tensor | float | None, scaler: tuple[Tensor, Tensor | float] | None = None
     ) -> DeviceStep:
         """The norms of these gradients; nothing is written, nothing waits.
 
@@ -57,8 +57,12 @@ class DeviceStep:
         """
         norms_T = device_norms(table.grads, 2.0)
         seen = (0.0 if loss is None else loss, *(scaler or (0.0, 1.0)))
-        facts = [torch.as_tensor(value, device=norms_T.device, dtype=torch.float64).detach() for value in seen]
-        return cls(table, norms_T, torch.stack([value.reshape(()) for value in facts]))
+        # A number is filled in on the device; as a tensor from here it would be copied there, and the copy waits.
+        facts = [
+            value.detach().to(norms_T).reshape(()) if isinstance(value, Tensor) else norms_T.new_full((), value)
+            for value in seen
+        ]
+        return cls(table, norms_T, torch.stack(facts))
 
     def clip_(self, clauses: Sequence[Clause], cap: ClipNorm | None) -> tuple[Tensor, Tensor]:
         """Scale what has a factor of its own, in place, and leave the common factor to the update.
@@ -72,11 +76,11 @@ class DeviceStep:
         """
         finite = torch.linalg.vector_norm(self.norms_T).isfinite() & self.facts[0].isfinite()
         found, one = ~finite | (self.facts[1] > 0), torch.ones_like(self.facts[0])
-        factors = [one] * len(self.table.names)
+        factors, norms = [one] * len(self.table.names), self.norms_T.unbind()
         for clause in clauses:
             members = self.table.of(clause.roles)
             if members and isinstance(clause.rule, ClipNorm):
-                norm = torch.linalg.vector_norm(self.norms_T[members])
+                norm = torch.linalg.vector_norm(torch.stack([norms[k] for k in members]))
                 coef = torch.where(found | (norm <= clause.rule.max_norm), one, clause.rule.max_norm / norm)
                 factors = [coef if k in members else factor for k, factor in enumerate(factors)]
         common = one

@@ -54,8 +54,6 @@ class Ledger:
         fetch_all([(each.waiting, each) for each in uncounted if each.waiting], self._roles, self._clauses, self._cap)
         for result in uncounted:
             self._counters.add(result)
-            if self._give_up_after is not None and self._counters.bad_in_a_row >= self._give_up_after:
-                raise _gave_up(list(self._newest))
         return self._counters
 
     def add(self, result: ClipResult) -> None:
@@ -70,7 +68,9 @@ class Ledger:
         self._newest.append(result)
         self._uncounted.append(result)
         if len(self._uncounted) >= BLOCK or (result.waiting is None and result.skipped):
-            _ = self.counters
+            bad = self.counters.bad_in_a_row
+            if self._give_up_after is not None and bad >= self._give_up_after:
+                raise _gave_up(list(self._newest))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the `state_dict()` of other counters."""
