@@ -27,7 +27,7 @@ from holdfast.gradients.parse import EXAMPLES, KINDS
 
 SIZES = ["--season-length", "6", "--hidden-size", "8", "--batch-size", "16"]
 FIT = ["--horizon", "4", *SIZES, "--max-steps", "5"]
-COMMANDS = ["demo", "check", "fit", "resume", "predict", "backtest"]
+COMMANDS = ["demo", "check", "fit", "resume", "predict", "backtest", "diagnose"]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def four_parts(err):
 def test_help_lists_the_commands_in_the_order_of_their_use(run):
     code, out, _ = run("--help")
     assert code == 0
-    assert re.findall(r"^\W+(\w+)  +[A-Z]", out, re.MULTILINE)[-6:] == COMMANDS
+    assert re.findall(r"^\W+(\w+)  +[A-Z]", out, re.MULTILINE)[-len(COMMANDS) :] == COMMANDS
 
 
 def test_without_a_command_it_shows_help(run):
@@ -129,6 +129,8 @@ def test_a_wrong_use_exits_2(run, words, part):
         (["backtest", "no.csv"], "no.csv"),
         (["fit", "table.xlsx"], "table.xlsx"),
         (["predict", "nowhere"], "nowhere"),
+        (["diagnose", "nowhere"], "nowhere"),
+        (["diagnose", "{kept}", "--data", "no.csv"], "no.csv"),
         (["resume", "nowhere"], "nowhere"),
         (["fit", "{data}", "--cell", "lstn"], "option cell"),
         (["fit", "{data}", "--clip", "norm:-1"], "clip rule"),
@@ -497,6 +499,18 @@ def test_backtest_prints_the_means_of_what_it_writes(run, data, tmp_path):
     assert scores.select("unique_id", "cutoff").n_unique() == 4
     for metric, pair in mean_scores(scores).items():
         assert f"{pair['holdfast']:.3f}" in out, metric
+
+
+def test_diagnose_says_a_verdict_first_and_gives_all_numbers_as_json(run, kept, data):
+    code, out, _ = run("diagnose", kept)
+    assert code == 0
+    assert out.startswith(("Healthy", "Vanishing", "Exploding", "The season"))
+    assert "dL/dh recurrent.l0" in out
+    code, text, _ = run("diagnose", kept, "--json")
+    assert code == 0
+    assert out.startswith(json.loads(text)["verdict"])
+    code, other, _ = run("diagnose", kept, "--data", data)
+    assert (code, other) == (0, out)
 
 
 def test_resume_goes_on_with_a_complete_run(run, data, tmp_path):

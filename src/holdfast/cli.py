@@ -245,6 +245,24 @@ def backtest(
     _print_scores(scores)
 
 
+@app.command(epilog="Example: `holdfast diagnose run`")
+def diagnose(
+    run: RunPath,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Newer or other series. [default: those of the fit]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdict and all numbers as JSON.")] = False,
+) -> None:
+    """Say whether gradients explode or vanish in a run, why, and the option that helps; also where it broke down."""
+    from holdfast.forecasting.runs import diagnose_run
+
+    found = diagnose_run(run, data)
+    if as_json:
+        sys.stdout.write(found.to_json() + "\n")
+    else:
+        _say(out, str(found))
+
+
 def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:
     from holdfast.telemetry import ProgressLine
 

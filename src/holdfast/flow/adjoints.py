@@ -102,12 +102,18 @@ def adjoints(model: nn.Module, loss_fn: Callable[[], Tensor]) -> dict[str, Adjoi
     with untouched(model), torch.enable_grad(), parametrize.cached():
         with captured(model) as calls:
             loss: Any = loss_fn()
-        _check(loss, calls)
-        with torch.autocast(loss.device.type, enabled=False):
-            return _named(_propagate(loss, calls))
+        check_loss(loss, calls)
+        return propagated(loss, calls)
 
 
-def _check(loss: Any, calls: Sequence[Call]) -> None:
+def propagated(loss: Tensor, calls: Sequence[Call]) -> dict[str, Adjoints]:
+    """The adjoints of a loss that `calls` were captured for: what `adjoints` returns."""
+    with torch.autocast(loss.device.type, enabled=False):
+        return _named(_propagate(loss, calls))
+
+
+def check_loss(loss: Any, calls: Sequence[Call]) -> None:
+    """Refuse what is not one number with a graph, and a loss for which no recurrent layer was called."""
     problems = []
     if not calls:
         fix = "run the model inside loss_fn, by calling it, and not under no_grad"

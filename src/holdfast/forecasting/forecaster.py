@@ -10,9 +10,11 @@ from typing import Any
 import polars as pl
 
 from holdfast.errors import DataError, OptionError, Problem, RunDirectoryError
+from holdfast.flow import Diagnosis
 from holdfast.forecasting import rundir
 from holdfast.forecasting.backtest import backtest_table, check_windows, rolling_cutoffs
 from holdfast.forecasting.config import Config
+from holdfast.forecasting.diagnosis import case_after, case_before, diagnose_case
 from holdfast.forecasting.fitted import (
     Fitted,
     Prepared,
@@ -131,6 +133,36 @@ class Forecaster(Config):
         """
         fitted, table = backtest_fitted(self, df, n_windows, show=show)
         return like(user_names(self, table), fitted.prepared.kind)
+
+    def diagnose(self, df: Any = None) -> Diagnosis:
+        """Say in words how gradients flow back through time, and what to do if they explode or vanish.
+
+        A fitted forecaster is looked at on the batch that training would have taken next; one that is not fitted as it
+        would start on this table: whether the season lies beyond its memory shows before training.
+
+        Args:
+            df: Newer or other series, with the columns of the fit; None: the series of the fit. Needed before a fit.
+
+        Returns:
+            Verdict, findings, advice and numbers; print it. The forecaster stays as it was.
+
+        Raises:
+            OptionError: Neither a fit nor a table.
+            DataError: With everything that is wrong with the table, or if no series is long enough to train on.
+
+        Example:
+            >>> import polars as pl
+            >>> table = pl.DataFrame({"ds": range(60), "y": [10.0, 20.0, 30.0, 45.0] * 15})
+            >>> forecaster = Forecaster(horizon=4, season_length=4, context_length=16, cell="rnn-sigmoid", segment=1)
+            >>> forecaster.diagnose(table).kind
+            'vanishing'
+        """
+        if self._fitted is None and df is not None:
+            table, kind, source = read_any(df)
+            return diagnose_case(case_before(prepare(self.config, table, kind, source=source)))
+        fitted = self.fitted
+        store = self._store_of(fitted.prepared, df, None)[1] if df is not None else None
+        return diagnose_case(case_after(fitted, store, fitted.log.records))
 
     def save(self, path: Path | str) -> None:
         """Write a new run directory, from which `load` makes this forecaster again; it cannot be trained further.

@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 
 from holdfast.errors import OptionError, Problem
+from holdfast.flow import Diagnosis
 from holdfast.forecasting.config import Config
+from holdfast.forecasting.diagnosis import case_of_run, diagnose_case
 from holdfast.forecasting.fitted import prepare
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
 from holdfast.forecasting.metrics import mean_scores, score_table
@@ -43,6 +45,13 @@ def backtest_file(
     if out is not None:
         write_table(scores.rename({"unique_id": config.id_col}), out)
     return mean_scores(scores)
+
+
+def diagnose_run(run: Path, data: Path | None) -> Diagnosis:
+    """Look at a kept run, with other series if they are given; a run that broke down at the step where it did."""
+    if data is None:
+        return diagnose_case(case_of_run(run))
+    return Forecaster.load(run).diagnose(data)
 
 
 def check_place(out: Path) -> None:

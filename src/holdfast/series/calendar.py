@@ -124,6 +124,22 @@ class Freq:
         span = {"h": 2 * _DAY, "m": _DAY}.get(self.unit, _HOUR)
         return max(1, span // (self.count * _MICROSECONDS[self.unit]))
 
+    @property
+    def seconds(self) -> float | None:
+        """Mean duration of a step; None for integer times, which have none.
+
+        A month is a twelfth of 365.2425 days, a business day a fifth of a week.
+
+        Example:
+            >>> [Freq.parse(text).seconds for text in ("15m", "1h", "1b", "1q", 1)]
+            [900.0, 3600.0, 120960.0, 7889238.0, None]
+        """
+        if self.unit == "":
+            return None
+        if self.unit in _MONTHS:
+            return self.count * _MONTHS[self.unit] * 365.2425 * 86400 / 12
+        return self.count * (_WEEK / 5 if self.unit == "b" else _MICROSECONDS[self.unit]) / 1e6
+
     def range(self, start: int | date | datetime | pl.Series, periods: int) -> pl.Series:
         """Times of the first `periods` steps.
 

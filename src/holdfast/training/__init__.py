@@ -1,8 +1,9 @@
 """From a network and series to trained weights."""
 
 from holdfast.training.checkpoint import Progress, load_tensors, load_weights, save_tensors
-from holdfast.training.loop import make_guard, train
+from holdfast.training.loop import make_guard, seeded, train
 from holdfast.training.notes import fit_notes
+from holdfast.training.replay import replay
 from holdfast.training.schedule import learning_rate
 from holdfast.training.split import Split, error_scales, split_series
 from holdfast.training.step import train_step
@@ -21,7 +22,9 @@ __all__ = [
     "load_tensors",
     "load_weights",
     "make_guard",
+    "replay",
     "save_tensors",
+    "seeded",
     "split_series",
     "train",
     "train_step",

@@ -25,7 +25,7 @@ from holdfast.training.schedule import learning_rate
 from holdfast.training.step import train_step
 from holdfast.training.task import Task, TrainingConfig
 from holdfast.training.validate import validate
-from holdfast.windows import Batch, Sampler
+from holdfast.windows import Batch
 
 VALIDATE_EVERY = 50  # steps; a checkpoint is written at the same time
 CALIBRATION_STEPS = 20  # after which the steps that fit into a time budget are first estimated
@@ -122,8 +122,8 @@ def train(
         progress.planned_steps = fitting_steps(progress, config, progress.seconds / progress.step)
     else:
         progress = Progress(step=0, planned_steps=config.max_steps if task.split.trainable else 0)
-        _validate(task, progress, log)
-    loop = _Loop(task, config, progress, optimizer, guard, log)
+        validate_and_remember(task, progress, log)
+    loop = Loop(task, config, progress, optimizer, guard, log)
 
     with interruptions() as interrupted:
         while progress.step < progress.planned_steps:
@@ -132,7 +132,7 @@ def train(
                 show(loop.outlook(record))
             due = progress.step % VALIDATE_EVERY == 0 or progress.step == progress.planned_steps
             if due:
-                _validate(task, progress, log)
+                validate_and_remember(task, progress, log)
             if checkpoint is not None and (due or interrupted()):
                 save_checkpoint(checkpoint, progress, task.network, optimizer, guard)
             if interrupted():
@@ -142,7 +142,7 @@ def train(
 
 
 @dataclass
-class _Loop:
+class Loop:
     """The moving parts of one call of `train`."""
 
     task: Task
@@ -153,9 +153,6 @@ class _Loop:
     log: TelemetryLog
 
     def __post_init__(self) -> None:
-        split = self.task.split
-        self.sampler = Sampler(split.first_n, split.last_n, self.config.batch_size, self.config.seed)
-        self.until_n = torch.from_numpy(split.until_n).to(self.task.windows.y_R.device)
         self.news: list[News] = []  # of the newest step
         self.resumed_at = self.progress.step
         self.seconds_before = self.progress.seconds
@@ -168,13 +165,7 @@ class _Loop:
         peak = self.config.peak_rate * RETREAT_RATE**progress.retreats
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, progress.planned_steps, peak)
-        size = network.config
-        batch = self.task.windows.gather(
-            *self.sampler.draw(number),
-            context_length=size.context_length,
-            horizon=size.horizon,
-            until_n=self.until_n,
-        )
+        batch = self.task.draw(self.config, number)
         self.news = []
         choosing = [clause for clause in self.guard.clauses if _is_choosing(clause)]
         with seeded(self.config.seed, number):
@@ -266,7 +257,7 @@ def _is_choosing(clause: Clause) -> bool:
     return isinstance(clause.rule, ClipAuto) and clause.memory.chosen is None
 
 
-def _validate(task: Task, progress: Progress, log: TelemetryLog) -> None:
+def validate_and_remember(task: Task, progress: Progress, log: TelemetryLog) -> None:
     """Validate, and remember the weights if they are the best so far; where nothing can be scored, the first ones."""
     loss = math.nan
     if len(task.split.validated):
@@ -282,7 +273,15 @@ def _validate(task: Task, progress: Progress, log: TelemetryLog) -> None:
 
 @contextmanager
 def seeded(seed: int, step: int) -> Iterator[None]:
-    """Random numbers (dropout) that depend on seed and step alone; the caller's random state comes back afterwards."""
+    """Random numbers (dropout) that depend on seed and step alone; the caller's random state comes back afterwards.
+
+    Example:
+        >>> with seeded(0, step=7):
+        ...     first = torch.rand(2)
+        >>> with seeded(0, step=7):
+        ...     torch.equal(torch.rand(2), first)
+        True
+    """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed((seed * 1_000_003 + step) % 2**63)
         yield

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from holdfast.gradients import ROLES, Role
 from holdfast.networks import ForecastNetwork
 from holdfast.training.split import Split
-from holdfast.windows import Windows
+from holdfast.windows import Batch, Sampler, Windows
 
 PEAK_RATES = {"adamw": 2e-3, "sgd": 5e-2}
 CLIP_ROLES: tuple[Role, ...] = tuple(role for role in ROLES if role != "head")
@@ -101,3 +102,18 @@ class Task:
     split: Split
     error_scale_n: Tensor
     name_window: Callable[[int, int], str] = name_by_numbers
+
+    def draw(self, config: TrainingConfig, step: int) -> Batch:
+        """The windows of a step, which depend on seed and number alone.
+
+        Args:
+            config: Batch size and seed.
+            step: Number of the step, from 1.
+        """
+        size = self.network.config
+        return self.windows.gather(
+            *Sampler(self.split.first_n, self.split.last_n, config.batch_size, config.seed).draw(step),
+            context_length=size.context_length,
+            horizon=size.horizon,
+            until_n=torch.from_numpy(self.split.until_n).to(self.windows.y_R.device),
+        )
