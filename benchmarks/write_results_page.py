@@ -151,12 +151,31 @@ def flow_section(facts: dict[str, Any]) -> list[str]:
     return [*lines, "", machine_line(facts["machine"]), ""]
 
 
+def constraint_section(facts: dict[str, Any]) -> list[str]:
+    """Cost of constrained recurrent matrices."""
+    lines = [
+        "## Constrained recurrent matrices: what they cost",
+        "",
+        "`python benchmarks/constraint.py`: a training step of an LSTM of 128 units, batch 128, and the weights of its",
+        "four gates alone, forth and back; medians of one run, in milliseconds.",
+        "",
+        "| | " + " | ".join(f"{steps} recurrent steps" for steps in facts["training_step"]) + " | weights alone |",
+        "| --- |" + " --- |" * (len(facts["training_step"]) + 1),
+    ]
+    names = dict.fromkeys([*next(iter(facts["training_step"].values())), *facts["weights"]])
+    for name in names:
+        cells = [each.get(name) for each in (*facts["training_step"].values(), facts["weights"])]
+        lines.append(f"| {name} | " + " | ".join("" if cell is None else f"{1e3 * cell:.1f}" for cell in cells) + " |")
+    return [*lines, "", machine_line(facts["machine"]), ""]
+
+
 SECTIONS = {
     "m4_hourly": m4_section,
     "defaults": defaults_section,
     "training_step": step_section,
     "guard": guard_section,
     "flow": flow_section,
+    "constraint": constraint_section,
 }
 
 

@@ -316,6 +316,7 @@ OPTIONS = {
     "context_length": ("30", 30),
     "cell": ("gru", "gru"),
     "init": ("chrono", "chrono"),
+    "constraint": ("cap:0.5", "cap:0.5"),
     "hidden_size": ("9", 9),
     "layers": ("2", 2),
     "segment": ("3", 3),

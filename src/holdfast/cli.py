@@ -37,6 +37,10 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "context_length": (int, "Past steps fed. [default: two of the longest season]"),
     "cell": (str, "lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear. [default: lstm]"),
     "init": (str, "orthogonal, identity, critical, chrono, uniform or radius:0.9. [default: orthogonal]"),
+    "constraint": (
+        str,
+        "Of recurrent matrices while training: none, orthogonal, cap:1 (spectral norm). [default: none]",
+    ),
     "hidden_size": (int, "Units per recurrent layer. [default: 128]"),
     "layers": (int, "Recurrent layers. [default: 1]"),
     "segment": (int, "Steps fed as one recurrent step. [default: one season where it fits]"),

@@ -34,6 +34,7 @@ REFUSED = [
     *[("levels", value, "percentages") for value in ((), 0, 1e-9, 100, (80, 99.9999), math.nan, "80", None)],
     *[("bounds", value, "two numbers") for value in ((1, 0), (0, 0), (1,), (0, 1, 2), (0, math.inf), (0, "1"), None)],
     *[("cell", value, "one of lstm") for value in ("LSTM", "", None, 3)],
+    *[("constraint", value, "cap:NUMBER") for value in ("cap", "cap:0", "cap:-1", "unitary", "", None, 1.0)],
     *[("head", value, "one of quantile") for value in ("normal", None)],
     *[("optimizer", value, "one of adamw") for value in ("adam", None)],
     *[

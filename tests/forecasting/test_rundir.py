@@ -370,6 +370,33 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(kept, tmp_pa
     assert Forecaster.load(run).predict().equals(kept[0].predict())
 
 
+@pytest.mark.parametrize("constraint", ["orthogonal", "cap:0.5"])
+def test_a_constrained_run_is_loaded_and_resumed_to_the_bit(tmp_path, constraint):
+    options = {"constraint": constraint, "cell": "gru", "layers": 2, "max_steps": 52}
+    whole = small(**options).fit(table(), out=tmp_path / "whole")
+    with pytest.raises(Stop):
+        small(**options).fit(table(), out=tmp_path / "run", show=stop_at(51))
+    resumed = Forecaster.resume(tmp_path / "run")
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    assert same_telemetry(tmp_path / "run", tmp_path / "whole")
+    loaded = Forecaster.load(tmp_path / "run")
+    assert loaded.constraint == constraint
+    for one in (resumed, loaded):
+        assert one.predict().equals(whole.predict())
+    for W in loaded.fitted.network.recurrent.weight_hh_l1.detach().double().split(8):
+        sizes = torch.linalg.svdvals(W).tolist()
+        assert max(sizes) == pytest.approx(1.0 if constraint == "orthogonal" else 0.5, rel=1e-6)
+        assert constraint != "orthogonal" or min(sizes) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_a_run_that_was_written_before_there_were_constraints_is_loaded(kept, copy):
+    manifest = rundir.read_manifest(copy)
+    config, network = dict(manifest.config), dict(manifest.network)
+    assert config.pop("constraint") == network.pop("constraint") == "none"
+    rundir.write_manifest(copy, replace(manifest, config=config, network=network))
+    assert Forecaster.load(copy).predict().equals(kept[0].predict())
+
+
 def test_a_cut_off_line_of_telemetry_is_written_again(kept, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(Stop):

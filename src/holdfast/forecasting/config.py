@@ -12,7 +12,7 @@ import numpy as np
 
 from holdfast.errors import HoldfastError, OptionError, Problem
 from holdfast.gradients import ROLES, Role, parse_clip
-from holdfast.networks import CELLS, HEADS, check_init
+from holdfast.networks import CELLS, HEADS, Constraint, check_init
 from holdfast.series import Freq
 
 LARGEST_SEED = 2**63 - 1
@@ -31,6 +31,8 @@ class Config:
         cell: lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear.
         init: How the recurrent weights start: orthogonal, identity or critical (rnn), chrono (gru, lstm), uniform
             (as torch), or radius:0.9 (spectral radius).
+        constraint: What the recurrent matrices are held to while training: none, orthogonal, or cap:1 (spectral norm),
+            gate by gate.
         hidden_size: Units per recurrent layer.
         layers: Recurrent layers.
         segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1.
@@ -77,6 +79,7 @@ class Config:
     context_length: int | None = None
     cell: str = "lstm"
     init: str = "orthogonal"
+    constraint: str = "none"
     hidden_size: int = 128
     layers: int = 1
     segment: int | None = None
@@ -184,6 +187,7 @@ def _problems(config: Config) -> Iterator[Problem]:
     yield from _clip_problems(config)
     if config.freq is not None:
         yield from _refusal(Freq.parse, config.freq)
+    yield from _refusal(Constraint.parse, config.constraint)
     if config.cell in CELLS:
         yield from _refusal(partial(check_init, cell=config.cell), config.init)
 

@@ -106,6 +106,7 @@ def plan_task(
         anchors=useful_anchors(windows, split, candidates, (context_length, horizon)),
         cell=config.cell,
         init=config.init,
+        constraint=config.constraint,
         hidden_size=config.hidden_size,
         num_layers=config.layers,
         dropout=config.dropout,

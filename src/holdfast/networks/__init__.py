@@ -2,6 +2,7 @@
 
 from holdfast.networks.anchors import Anchor, anchor_forecasts, candidate_anchors
 from holdfast.networks.cells import CELLS, GRU, LSTM, RNN, make_cell
+from holdfast.networks.constraint import Constraint, constrain_recurrent_
 from holdfast.networks.forecaster import ForecastNetwork, NetworkConfig, Standardise, batch_loss
 from holdfast.networks.heads import (
     HEADS,
@@ -27,6 +28,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Anchor",
+    "Constraint",
     "ForecastNetwork",
     "GaussianHead",
     "Head",
@@ -43,6 +45,7 @@ __all__ = [
     "batch_loss",
     "candidate_anchors",
     "check_init",
+    "constrain_recurrent_",
     "init_recurrent_",
     "make_cell",
     "make_head",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from holdfast.networks.anchors import Anchor, anchor_forecasts, fold
 from holdfast.networks.cells import make_cell
+from holdfast.networks.constraint import constrain_recurrent_
 from holdfast.networks.heads import Head, HeadParameters, Target
 from holdfast.networks.init import init_recurrent_, zero_
 from holdfast.networks.scaling import masked_mean, window_scale
@@ -37,6 +38,7 @@ class NetworkConfig:
         anchors: The naive forecasts to start from (see `candidate_anchors`).
         cell: One of `CELLS`.
         init: How the recurrent weights start, see `init_recurrent_`; `chrono` alone: up to the steps of the context.
+        constraint: What the recurrent matrices are held to, see `constrain_recurrent_`.
         hidden_size: N.
         num_layers: Recurrent layers.
         dropout: Share of hidden values dropped while training.
@@ -56,6 +58,7 @@ class NetworkConfig:
     anchors: tuple[Anchor, ...] = (("last", 1),)
     cell: str = "lstm"
     init: str = "orthogonal"
+    constraint: str = "none"
     hidden_size: int = 128
     num_layers: int = 2
     dropout: float = 0.0
@@ -154,6 +157,7 @@ class ForecastNetwork(nn.Module):
                 steps = max(config.context_length // segment, 3)
                 init = f"chrono:{steps}" if config.init == "chrono" else config.init
                 init_recurrent_(self.recurrent, scheme=init)
+            constrain_recurrent_(self.recurrent, config.constraint)
             self.hidden = nn.Linear(decoder_size, size)
             self.position_JN = nn.Parameter(0.1 * torch.randn(self.decoded_segments, size))
             self.anchor_size = len(config.anchors)

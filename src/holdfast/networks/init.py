@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from holdfast.errors import OptionError, Problem
 
 _RNN, _GRU, _LSTM = 1, 3, 4  # gates
-_STEEPEST = {"tanh": 1.0, "relu": 1.0, "linear": 1.0, "sigmoid": 0.25}  # slope of phi where it is largest
+STEEPEST = {"tanh": 1.0, "relu": 1.0, "linear": 1.0, "sigmoid": 0.25}  # slope of phi where it is largest
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -166,7 +166,7 @@ def _block_draw(scheme: InitScheme, layer: nn.Module, generator: torch.Generator
         return nn.init.eye_
     if scheme.kind == "radius":
         return partial(_scale_radius_, radius=scheme.number or 0.0, generator=generator)
-    gain = 1 / _STEEPEST[str(layer.nonlinearity)] if scheme.kind == "critical" else 1.0
+    gain = 1 / STEEPEST[str(layer.nonlinearity)] if scheme.kind == "critical" else 1.0
     return partial(nn.init.orthogonal_, gain=gain, generator=generator)
 
 
