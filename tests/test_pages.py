@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = [Path(__file__).parents[1] / "docs" / "clipping.md"]
+PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("clipping.md", "nan.md")]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OPTIONAL = ("accelerate", "gluonts.torch", "lightning.pytorch", "neuralforecast", "transformers")
 

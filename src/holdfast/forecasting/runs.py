@@ -47,10 +47,30 @@ def backtest_file(
     return mean_scores(scores)
 
 
-def diagnose_run(run: Path, data: Path | None) -> Diagnosis:
-    """Look at a kept run, with other series if they are given; a run that broke down at the step where it did."""
+def diagnose_run(run: Path | str, data: Path | str | None = None) -> Diagnosis:
+    """Look at a kept run, with other series if they are given; a run that broke down at the step where it did.
+
+    Args:
+        run: Directory of a fit, complete or not.
+        data: CSV or Parquet file with newer or other series, for a complete run; None: those of the fit.
+
+    Returns:
+        Verdict, findings, advice as options of a fit, and numbers.
+
+    Raises:
+        RunDirectoryError: The directory is not a run, or a file in it is damaged or not the original.
+        DataError: With everything that is wrong with the table.
+
+    Example:
+        >>> import tempfile
+        >>> table = pl.DataFrame({"ds": range(60), "y": [10.0, 20.0, 30.0, 45.0] * 15})
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> _ = Forecaster(horizon=4, season_length=4, hidden_size=8, max_steps=1).fit(table, out=folder)
+        >>> diagnose_run(folder).kind
+        'healthy'
+    """
     if data is None:
-        return diagnose_case(case_of_run(run))
+        return diagnose_case(case_of_run(Path(run)))
     return Forecaster.load(run).diagnose(data)
 
 
