@@ -326,6 +326,7 @@ OPTIONS = {
     "bounds": ("-1,2.5", (-1, 2.5)),
     "clip": ("value:0.5,cap=norm:1", "value:0.5,cap=norm:1"),
     "clip_roles": ("head, recurrent", ("head", "recurrent")),
+    "penalty": ("floss:0.5", "floss:0.5"),
     "optimizer": ("sgd", "sgd"),
     "lr": ("0.25", 0.25),
     "batch_size": ("33", 33),

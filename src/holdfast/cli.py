@@ -58,6 +58,11 @@ _OPTIONS: dict[str, tuple[type, str]] = {
         str,
         "Whose gradients one rule is over: input, recurrent, bias, head, other; or all. [default: all but head]",
     ),
+    "penalty": (
+        str,
+        "Added to the loss to keep gradients flowing through time: omega:STRENGTH (adjoints that keep their norm) or "
+        "floss:STRENGTH (Lyapunov exponents near zero), about 0.1. [default: none]",
+    ),
     "optimizer": (str, "adamw or sgd. [default: adamw]"),
     "lr": (float, "Peak learning rate. [default: 0.002 for adamw, 0.05 for sgd]"),
     "batch_size": (int, "Windows per step. [default: 128]"),

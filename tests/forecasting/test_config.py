@@ -46,6 +46,10 @@ REFUSED = [
     *[("clip", value, "cap=norm:NUMBER") for value in ("cap=value:1", "norm:1,cap=none", "cap=tensor:1")],
     ("clip", "recurrent=norm:1:1,input=norm:1", "one norm_type"),
     *[("clip_roles", value, "roles among input") for value in ((), "weights", ("head", "al"), ("all", "head"), "")],
+    *[
+        ("penalty", value, "omega:STRENGTH")
+        for value in ("omega", "omega:", "omega:0", "floss:-1", "floss:inf", "omega:nan", "l2:1", "omega:1:2", "", None)
+    ],
     *[("freq", value, "15m") for value in ("fortnight", "0h", "", True, 0)],
     *[(name, value, "names of columns") for name in ("id_col", "time_col", "target_col") for value in ("", None, 3)],
     *[(name, value, "names of columns") for name in ("static", "future", "past") for value in ("", None, ("a", 3))],

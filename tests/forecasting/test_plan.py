@@ -186,6 +186,7 @@ def test_every_option_of_training_arrives():
         "time_budget": 5.0,
         "clip": "value:0.5",
         "clip_roles": ("head",),
+        "penalty": "omega:0.5",
         "seed": 3,
     }
     got = training_config(Config(**options))

@@ -26,12 +26,17 @@ def weights_of(layer, end):
 
 
 class UnrolledLayer(nn.Module):
-    """Computes what a layer computes; every state of every call is kept in `calls[call][place][window][t]`."""
+    """Computes what a layer computes; every state of every call is kept in `calls[call][place][window][t]`.
+
+    `trail` holds each step of each window: a function of state and input, its input, the state before it, and the state
+    after it as all that comes later sees it: copies, so that the gradient at that of c has no part that h got from c.
+    """
 
     def __init__(self, layer):
         super().__init__()
         self.layer = layer
         self.calls = []
+        self.trail = []
 
     def forward(self, x, hx=None):
         layer, state = self.layer, hx
@@ -76,14 +81,19 @@ class UnrolledLayer(nn.Module):
             zeros = (W.new_zeros(W.shape[1]), *[W.new_zeros(len(U) // 4)] * (step is lstm_step))
             now = zeros if state is None else tuple(part[k, b] for part in parts(state))
             order = range(len(h))[::-1] if place.endswith("_reverse") else range(len(h))
-            kept = [None] * len(h)
+            kept, seen = [None] * len(h), [None] * len(h)
             for t in order:
-                now = step(weights, h[t], now)
-                now = now if R is None else (R @ now[0], now[1])
-                kept[t] = now
+
+                def move(state, x, weights=weights, R=R):
+                    after = step(weights, x, state)
+                    return after if R is None else (R @ after[0], after[1])
+
+                before, kept[t] = now, move(now, h[t])
+                now = seen[t] = tuple(part.clone() for part in kept[t])
+                self.trail.append((move, h[t], before, now))
             self.calls[-1][place].append(kept)
             finals.append(now)
-            sides.append([s[0] for s in kept])
+            sides.append([s[0] for s in seen])
             if len(sides) == ways:
                 h, sides = [torch.cat(at) for at in zip(*sides, strict=True)], []
         return torch.stack(h), finals
@@ -96,15 +106,20 @@ class UnrolledCell(nn.Module):
         super().__init__()
         self.cell = cell
         self.calls = []
+        self.trail = []  # as of a layer
 
     def forward(self, x_BD, state=None):
         step, weights, N = step_of(self.cell), weights_of(self.cell, ""), self.cell.hidden_size
         count = 2 if step is lstm_step else 1
         zeros = (x_BD.new_zeros(len(x_BD), N),) * count
         given = zeros if state is None else parts(state)
-        states = [step(weights, x_D, tuple(part[b] for part in given)) for b, x_D in enumerate(x_BD)]
+        befores = [tuple(part[b] for part in given) for b in range(len(x_BD))]
+        states = [step(weights, x_D, before) for x_D, before in zip(x_BD, befores, strict=True)]
         self.calls.append({"l0": [[state] for state in states]})
-        after = tuple(torch.stack([state[part] for state in states]) for part in range(count))
+        seen = [tuple(part.clone() for part in state) for state in states]
+        for x_D, before, copied in zip(x_BD, befores, seen, strict=True):
+            self.trail.append((lambda state, x: step(weights, x, state), x_D, before, copied))
+        after = tuple(torch.stack([state[part] for state in seen]) for part in range(count))
         return after if count == 2 else after[0]
 
 

@@ -42,11 +42,11 @@ def norm(parameters):
     return math.sqrt(math.fsum(value**2 for p in parameters for value in p.grad.double().flatten().tolist()))
 
 
-def step_by_hand(network, batch, error_scale_B, optimizer, max_norm):
+def step_by_hand(network, batch, error_scale_B, optimizer, max_norm, penalty=lambda: 0.0):
     """One step in plain torch that clips everything but the output layer; loss, norms before and clipping factor."""
     optimizer.zero_grad()
     loss = batch_loss(network.head, network(batch), batch, error_scale_B)
-    loss.backward()
+    (loss + penalty()).backward()
     inner = [p for name, p in network.named_parameters() if not name.startswith("output.")]
     total, inner_norm = norm(network.parameters()), norm(inner)
     coef = min(1.0, max_norm / inner_norm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -30,6 +30,7 @@ STEPS = st.builds(
     skipped=st.booleans(),
     nonfinite=st.lists(st.text()).map(tuple),
     seconds=NUMBERS,
+    penalty=NUMBERS,
 )
 VALIDATIONS = st.builds(
     ValidationRecord,
@@ -119,6 +120,15 @@ ROW = to_json(ValidationRecord(step=1, loss=2.0, error=1.0, naive_error=1.0, ski
 def test_other_rows_are_refused(row, error):
     with pytest.raises(error):
         from_json(row)
+
+
+@given(STEPS)
+def test_a_row_from_before_there_were_penalties_had_none(record):
+    row = to_json(record)
+    del row["penalty"]
+    again = from_json(row)
+    assert again.penalty == 0.0
+    assert repr(again) == repr(replace(record, penalty=0.0))
 
 
 def test_records_cannot_be_changed():

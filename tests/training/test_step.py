@@ -14,7 +14,7 @@ from tests.training.small import CONTEXT, HORIZON, assert_same_bits, config, mak
 
 from holdfast.gradients import find_roles
 from holdfast.networks import batch_loss
-from holdfast.training import train_step
+from holdfast.training import parse_penalty, train_step
 from holdfast.training.loop import make_guard, make_optimizer
 from holdfast.windows import Sampler
 
@@ -46,7 +46,8 @@ class Bench:
         self.done += 1
         batch = self.batch(self.done) if batch is None else batch
         scale_B = self.task.error_scale_n[batch.series_B]
-        return train_step(self.network, batch, scale_B, self.optimizer, self.guard, self.done)
+        penalty = parse_penalty(self.config.penalty)
+        return train_step(self.network, batch, scale_B, self.optimizer, self.guard, self.done, penalty)
 
     def state(self):
         return state_of(self.network, self.optimizer)

@@ -1,10 +1,11 @@
-"""How gradients flow through time: spectra, Jacobian products, Lyapunov exponents. Reads models, never changes them."""
+"""How gradients flow through time: measures of it, and penalties on it. Reads models, never changes them."""
 
 from holdfast.flow.adjoints import Adjoints, adjoints
 from holdfast.flow.findings import Advice, Finding
 from holdfast.flow.growth import Growth, Profile, calendar_time, growth
 from holdfast.flow.jacobians import jacobian_log_norms, saturation
 from holdfast.flow.lyapunov import LyapunovExponents, lyapunov_exponents
+from holdfast.flow.penalties import flossing, layer_inputs, omega
 from holdfast.flow.spectra import Spectrum, Threshold, TransientGrowth, spectra, spectrum, transient_growth
 from holdfast.flow.verdict import Diagnosis, diagnose
 
@@ -22,9 +23,12 @@ __all__ = [
     "adjoints",
     "calendar_time",
     "diagnose",
+    "flossing",
     "growth",
     "jacobian_log_norms",
+    "layer_inputs",
     "lyapunov_exponents",
+    "omega",
     "saturation",
     "spectra",
     "spectrum",

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from holdfast.errors import OptionError, Problem
 from holdfast.flow.backward import backward
-from holdfast.flow.capture import Call, captured, untouched
+from holdfast.flow.capture import Call, Track, captured, untouched
 from holdfast.flow.scaled import Scaled
 
 
@@ -99,11 +99,7 @@ def adjoints(model: nn.Module, loss_fn: Callable[[], Tensor]) -> dict[str, Adjoi
     Reference:
         Werbos, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE 78 (1990).
     """
-    with untouched(model), torch.enable_grad(), parametrize.cached():
-        with captured(model) as calls:
-            loss: Any = loss_fn()
-        check_loss(loss, calls)
-        return propagated(loss, calls)
+    return _named(propagate(model, loss_fn))
 
 
 def propagated(loss: Tensor, calls: Sequence[Call]) -> dict[str, Adjoints]:
@@ -116,9 +112,7 @@ def check_loss(loss: Any, calls: Sequence[Call]) -> None:
     """Refuse what is not one number with a graph, and a loss for which no recurrent layer was called."""
     problems = []
     if not calls:
-        fix = "run the model inside loss_fn, by calling it, and not under no_grad"
-        expected = "at least one call of a recurrent layer with gradients enabled"
-        problems.append(Problem("loss_fn", expected, "none", fix))
+        problems.append(no_call("loss_fn"))
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         shape = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         got = f"{shape} without a graph" if isinstance(loss, Tensor) and not loss.requires_grad else shape
@@ -128,19 +122,46 @@ def check_loss(loss: Any, calls: Sequence[Call]) -> None:
         raise OptionError(problems)
 
 
+def no_call(where: str) -> Problem:
+    """What is wrong where a function ran no recurrent layer."""
+    fix = f"run the model inside {where}, by calling it, and not under no_grad"
+    return Problem(where, "at least one call of a recurrent layer with gradients enabled", "none", fix)
+
+
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """Adjoints [T, B, S] of one call, place by place, and the number of the call that it continues, or None."""
+class Found:
+    """Adjoints of one call, place by place.
+
+    Attributes:
+        call: The call.
+        tracks: Its steps.
+        totals: Total adjoints of the state [T, B, S].
+        sources: Adjoints of the state as a later step and the loss see it, in the order of the tracks [T, B, S]: for
+            an LSTM that of c_t with h_t held fixed, so that dstate_t / dstate_{t-1} takes them one step back.
+        continues: The number of the call that it continues, or None.
+    """
 
     call: Call
+    tracks: list[Track]
     totals: list[Scaled]
+    sources: list[Scaled]
     continues: int | None
 
 
 _Leaves = dict[int, tuple[int, Tensor]]  # by id, with the number of the call
 
 
-def _propagate(loss: Tensor, calls: Sequence[Call]) -> list[_Found]:
+def propagate(model: nn.Module, loss_fn: Callable[[], Tensor]) -> list[Found]:
+    """Adjoints of all calls of recurrent layers, in their order; the model stays as it is. See `adjoints`."""
+    with untouched(model), torch.enable_grad(), parametrize.cached():
+        with captured(model) as calls:
+            loss: Any = loss_fn()
+        check_loss(loss, calls)
+        with torch.autocast(loss.device.type, enabled=False):
+            return _propagate(loss, calls)
+
+
+def _propagate(loss: Tensor, calls: Sequence[Call]) -> list[Found]:
     """Adjoints of all calls, from the last to the first: each hands on to the calls before it."""
     leaves = {id(leaf): (at, leaf) for at, call in enumerate(calls) for leaf in call.leaves}
     arrived: dict[int, Scaled] = {}
@@ -150,32 +171,33 @@ def _propagate(loss: Tensor, calls: Sequence[Call]) -> list[_Found]:
         with torch.no_grad():
             zeros = (Scaled.of(torch.zeros_like(leaf, dtype=call.dtype)) for leaf in call.leaves)
             towards = [arrived.pop(id(leaf), zero) for leaf, zero in zip(call.leaves, zeros, strict=True)]
-            totals, sources = _through(call, towards)
+            tracks, totals, sources, behind = _through(call, towards)
         before: list[int] = []
-        for tensor, source in zip((call.x_TBX, *call.starts), sources, strict=True):
+        for tensor, grad in zip((call.x_TBX, *call.starts), behind, strict=True):
             reached = _reached(tensor, leaves)
-            _send(arrived, tensor, source, [leaf for _, leaf in reached])
+            _send(arrived, tensor, grad, [leaf for _, leaf in reached])
             before += [at for at, _ in reached if tensor is not call.x_TBX and calls[at].module == call.module]
-        found.append(_Found(call, totals, max(before, default=None)))
+        found.append(Found(call, tracks, totals, sources, max(before, default=None)))
     return found[::-1]
 
 
-def _through(call: Call, towards: Sequence[Scaled]) -> tuple[list[Scaled], list[Scaled]]:
-    """Adjoints of each place from those of the outputs of a call; also what reaches its inputs and first states."""
-    _, pulls = call.run()
+def _through(call: Call, towards: Sequence[Scaled]) -> tuple[list[Track], list[Scaled], list[Scaled], list[Scaled]]:
+    """From what arrives at the outputs of a call: as in `Found`, and what reaches its inputs and first states."""
+    _, tracks = call.run()
     g, lasts = towards[0], towards[1:]
     totals: list[Scaled] = []
+    sources: list[Scaled] = []
     carries: list[Scaled] = []
-    for first in reversed(range(0, len(pulls), call.directions)):
+    for first in reversed(range(0, len(tracks), call.directions)):
         below: list[Scaled] = []
         for k in reversed(range(first, first + call.directions)):
             place = call.places[k]
             U, size = place.weights.U, place.weights.W.shape[1]
             columns = slice((k - first) * size, (k - first + 1) * size)
             side = Scaled.of(place.turned(g.mantissa[..., columns]), place.turned(g.exponent))
-            total, gate, carry = backward(
-                pulls[k], side, _joined([last[k] for last in lasts]), place.turned(call.mask_TB)
-            )
+            last = _joined([last[k] for last in lasts])
+            total, source, gate, carry = backward(tracks[k].pulls, side, last, tracks[k].mask_TB)
+            sources.append(source)
             totals.append(Scaled(place.turned(total.mantissa), place.turned(total.exponent)))
             below.append(Scaled.of(place.turned(gate.mantissa @ U), place.turned(gate.exponent)))
             carries.append(carry)
@@ -186,7 +208,7 @@ def _through(call: Call, towards: Sequence[Scaled]) -> tuple[list[Scaled], list[
     state = torch.stack([carry.mantissa for carry in carries[::-1]])
     size = lasts[0].mantissa.shape[-1]
     parts = (state[..., :size], state[..., size:])[: len(lasts)]
-    return totals[::-1], [g, *(Scaled.of(part, exponent) for part in parts)]
+    return tracks, totals[::-1], sources[::-1], [g, *(Scaled.of(part, exponent) for part in parts)]
 
 
 def _joined(parts: Sequence[Scaled]) -> Scaled:
@@ -233,10 +255,10 @@ def _reached(tensor: Tensor, leaves: _Leaves) -> list[tuple[int, Tensor]]:
     return list(found.values())
 
 
-def _named(found: Sequence[_Found]) -> dict[str, Adjoints]:
+def _named(found: Sequence[Found]) -> dict[str, Adjoints]:
     """Sequences of calls, each named by its layer, place by place."""
-    sequences: list[list[_Found]] = []
-    ends: dict[int, list[_Found]] = {}  # by the number of the last call so far
+    sequences: list[list[Found]] = []
+    ends: dict[int, list[Found]] = {}  # by the number of the last call so far
     for at, one in enumerate(found):
         before = ends.pop(one.continues, None) if one.continues is not None else None
         if before is None or one.call.directions > 1 or _batch(before[0]) != _batch(one):
@@ -256,11 +278,11 @@ def _named(found: Sequence[_Found]) -> dict[str, Adjoints]:
     return result
 
 
-def _batch(one: _Found) -> int:
+def _batch(one: Found) -> int:
     return one.call.x_TBX.shape[1]
 
 
-def _adjoints(sequence: Sequence[_Found], k: int) -> Adjoints:
+def _adjoints(sequence: Sequence[Found], k: int) -> Adjoints:
     """The k-th place of all calls of a sequence, one after the other."""
     place = sequence[0].call.places[k]
     mantissa = torch.cat([one.totals[k].mantissa for one in sequence]).transpose(0, 1)

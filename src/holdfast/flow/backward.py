@@ -14,7 +14,8 @@ from torch import Tensor
 
 from holdfast.flow.scaled import Scaled
 
-# From dL/d(state_t) [B, S], total but for what c_t gets from h_t: dL/d(gates) for U, the total, what it is at t-1.
+# From dL/d(state_t) [B, S], total but for what c_t gets from h_t: dL/d(gates) for U, the total, what it is at t-1. As
+# plain arithmetic of the weights it has a graph to them where they have one.
 Pull = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 _PHI = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "linear": torch.clone}
 
@@ -44,35 +45,39 @@ class Weights:
 
 def forward(
     weights: Weights, x_TBX: Tensor, start: Sequence[Tensor], mask_TB: Tensor | None
-) -> tuple[Tensor, tuple[Tensor, ...], list[Pull]]:
-    """h_TBH, the last state, and for every step what pulls an adjoint back over it. Masked steps keep the state."""
+) -> tuple[list[tuple[Tensor, ...]], list[Pull]]:
+    """The state before the first step and after every step, and for every step what pulls an adjoint back over it.
+
+    Masked steps keep the state.
+    """
     step = {"RNN": _rnn, "GRU": _gru, "LSTM": _lstm}[weights.kind]
     state = tuple(start)
-    h_TBH, pulls = [], []
+    states, pulls = [state], []
     for t, a_BG in enumerate(F.linear(x_TBX, weights.U, weights.b_ih).unbind()):
         after, pull = step(weights, a_BG, state)
         if mask_TB is not None:
             after = tuple(torch.where(mask_TB[t, :, None], new, old) for new, old in zip(after, state, strict=True))
         state = after
-        h_TBH.append(state[0])
+        states.append(state)
         pulls.append(pull)
-    return torch.stack(h_TBH), state, pulls
+    return states, pulls
 
 
 def backward(
     pulls: Sequence[Pull], g_TBH: Scaled, last_BS: Scaled, mask_TB: Tensor | None
-) -> tuple[Scaled, Scaled, Scaled]:
+) -> tuple[Scaled, Scaled, Scaled, Scaled]:
     """Adjoints through all steps, from dL/dy_t and from what reaches the last state otherwise.
 
     a_t = dL/dy_t + (dh_{t+1}/dh_t)^T a_{t+1}, in units of a power of two per window that is set anew at every step.
 
     Returns:
-        The total adjoints [T, B, S], dL/d(gates) for the inputs [T, B, G], not brought to mantissas between 1 and 2,
-        and what reaches the state before the first step [B, S].
+        The total adjoints [T, B, S]; what each step was given, that is the same but for what c_t gets from h_t
+        [T, B, S], and dL/d(gates) for the inputs [T, B, G], both not brought to mantissas between 1 and 2; and what
+        reaches the state before the first step [B, S].
     """
     carry = last_BS
     size = g_TBH.mantissa.shape[-1]
-    totals, gates, exponents = [], [], []
+    totals, sources, gates, exponents = [], [], [], []
     for t in reversed(range(len(pulls))):
         g_BH = g_TBH[t]
         exponent = torch.maximum(carry.exponent, g_BH.exponent)
@@ -82,12 +87,14 @@ def backward(
         before = Scaled.of(before_BS, exponent)
         carry = before if mask_TB is None else _where(mask_TB[t], before, carry)
         totals.append(total_BS)
+        sources.append(state_BS)
         gates.append(gate_BG)
         exponents.append(exponent)
-    total = Scaled.of(torch.stack(totals[::-1]), torch.stack(exponents[::-1]))
+    exponent_TB = torch.stack(exponents[::-1])
     gate_TBG = torch.stack(gates[::-1])
     gate_TBG = gate_TBG if mask_TB is None else gate_TBG * mask_TB.unsqueeze(-1)
-    return total, Scaled(gate_TBG, torch.stack(exponents[::-1])), carry
+    total = Scaled.of(torch.stack(totals[::-1]), exponent_TB)
+    return total, Scaled(torch.stack(sources[::-1]), exponent_TB), Scaled(gate_TBG, exponent_TB), carry
 
 
 def _where(mask_B: Tensor, new: Scaled, old: Scaled) -> Scaled:

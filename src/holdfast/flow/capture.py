@@ -31,7 +31,7 @@ class Place:
 
     Attributes:
         name: `l0`, `l0_reverse`, `l1`, ...
-        weights: What it computes.
+        weights: What it computes; the weights are part of the graph of the parameters.
     """
 
     name: str
@@ -45,6 +45,23 @@ class Place:
     def turned(self, by_step: Any) -> Any:
         """A tensor by step, or nothing, in the order in which this place runs, and back again."""
         return by_step.flip(0) if self.reverse and by_step is not None else by_step
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One place of a call step by step, in its own order.
+
+    Attributes:
+        x_TBX: Its inputs.
+        states: Its state before the first step and after every step.
+        pulls: What pulls an adjoint back over each step.
+        mask_TB: Where there is a step; None where there is one everywhere.
+    """
+
+    x_TBX: Tensor
+    states: list[tuple[Tensor, ...]]
+    pulls: list[Pull]
+    mask_TB: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +96,24 @@ class Call:
         """Of the arithmetic: that of the weights, at least float32."""
         return self.places[0].weights.W.dtype
 
-    def run(self) -> tuple[list[Tensor], list[list[Pull]]]:
-        """All steps of all layers once more: outputs as in `leaves`, and the pulls of each place in its own order.
+    @torch.no_grad()
+    def run(self) -> tuple[list[Tensor], list[Track]]:
+        """All steps of all layers once more: outputs as in `leaves`, and the track of each place.
 
         Masks of dropout are drawn by the first run and kept for others.
         """
-        x, sides, pulls, finals = self.x_TBX.detach().to(self.dtype), list[Tensor](), [], []
+        x, sides, tracks = self.x_TBX.detach().to(self.dtype), list[Tensor](), list[Track]()
         for k, place in enumerate(self.places):
             start = [part[k].detach().to(self.dtype) for part in self.starts]
-            h_TBH, final, found = forward(place.weights, place.turned(x), start, place.turned(self.mask_TB))
-            sides.append(place.turned(h_TBH))
-            finals.append(final)
-            pulls.append(found)
+            x_TBX, mask_TB = place.turned(x), place.turned(self.mask_TB)
+            tracks.append(Track(x_TBX, *forward(place.weights, x_TBX, start, mask_TB), mask_TB))
+            sides.append(place.turned(torch.stack([state[0] for state in tracks[-1].states[1:]])))
             if len(sides) == self.directions:
                 x, sides = torch.cat(sides, -1), []
                 if self.dropout and k + 1 < len(self.places):
                     x = x * self._mask(k // self.directions, x)
-        return [x, *(torch.stack(part) for part in zip(*finals, strict=True))], pulls
+        finals = zip(*(track.states[-1] for track in tracks), strict=True)
+        return [x, *(torch.stack(part) for part in finals)], tracks
 
     def _mask(self, layer: int, x: Tensor) -> Tensor:
         if layer == len(self.masks):
@@ -186,7 +204,7 @@ def _capture(
     dropout = float(layer.dropout) if not layout.cell and layer.training and layer.num_layers > 1 else 0.0
     call = Call(name, places, directions, x_TBX, tuple(starts), mask_TB, dropout, [], ())
     if dropout:  # the masks of the kernel cannot be had: the loss is that of a draw which is known
-        with torch.no_grad(), torch.autocast(x_TBX.device.type, enabled=False):
+        with torch.autocast(x_TBX.device.type, enabled=False):
             results = [mine.to(its.dtype) for mine, its in zip(call.run()[0], results, strict=True)]
     leaves = tuple(part.detach().requires_grad_() for part in results)
     calls.append(replace(call, leaves=leaves))
@@ -206,7 +224,7 @@ def _places(layer: Any) -> tuple[tuple[Place, ...], int]:
 def _weights(layer: Any, end: str) -> list[Any]:
     """U, W, biases and projection, by name: a parametrisation may stand in for a parameter."""
     found = [getattr(layer, f"{name}{end}", None) for name in _NAMES]
-    return [w if w is None else w.detach().to(torch.promote_types(w.dtype, torch.float32)) for w in found]
+    return [w if w is None else w.to(torch.promote_types(w.dtype, torch.float32)) for w in found]
 
 
 @dataclass(frozen=True)

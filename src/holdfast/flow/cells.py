@@ -1,7 +1,8 @@
 """The state of a recurrent layer step by step, and dstate_t / dstate_{t-1} in closed form.
 
 B windows, T steps, D features, N hidden units, L layers, G rows of all gates. The state holds h of all layers, then for
-an LSTM c of all layers: M = L N numbers, or 2 L N. Everything is computed in float64.
+an LSTM c of all layers: M = L N numbers, or 2 L N; K columns of a frame, that is directions in it. What measures
+computes in float64, and a penalty in the number format of the layer.
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ _CELLS: dict[Any, Any] = {nn.RNNCell: nn.RNN, nn.GRUCell: nn.GRU, nn.LSTMCell: n
 
 State = tuple[Tensor, ...]  # h_LBN, or h_LBN and c_LBN
 _Pair = tuple[Tensor, Tensor]
+_Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """One gate at one step: its activation and the slope there, both [B, N], and dpre-activation / dstate."""
+    """One gate at one step: its activation, the slope there, and dpre-activation / dstate times a frame."""
 
     value_BN: Tensor
     slope_BN: Tensor
-    tangent_BNM: Tensor
+    tangent_BNK: Tensor
 
     @property
     def change(self) -> Tensor:
-        """Jacobian of the gate with respect to the state before the step [B, N, M]."""
-        return self.slope_BN[:, :, None] * self.tangent_BNM
+        """Jacobian of the gate with respect to the state before the step, times the frame [B, N, K]."""
+        return self.slope_BN[:, :, None] * self.tangent_BNK
 
 
 @dataclass(frozen=True, eq=False)
 class Recurrence:
-    """What a recurrent layer of one direction computes, in float64.
+    """What a recurrent layer of one direction computes, in the number format of its weights.
 
     Attributes:
         unrolled: Its step, and the names of its places.
@@ -50,7 +52,7 @@ class Recurrence:
 
     unrolled: Unrolled
     phi: str
-    weights: tuple[tuple[Tensor, Tensor, Tensor | None, Tensor | None], ...]
+    weights: tuple[_Weights, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,69 +70,79 @@ class Recurrence:
         """M: the numbers in the whole state."""
         return self.unrolled.parts * self.units
 
+    def begin(self, x_BTD: Tensor, h0: Tensor | Sequence[Tensor] | None) -> tuple[tuple[Tensor, ...], State]:
+        """x_t [B, D] for t = 1 to T, and the state before the first step."""
+        return self._inputs(x_BTD).unbind(1), self._start(x_BTD, h0)
+
     def states(self, x_BTD: Tensor, h0: Tensor | Sequence[Tensor] | None) -> Iterator[tuple[Tensor, State]]:
         """x_t [B, D] and the state before it, for t = 1 to T."""
-        x_TBD, state = self._inputs(x_BTD).unbind(1), self._start(x_BTD, h0)
+        x_TBD, state = self.begin(x_BTD, h0)
         for x_BD in x_TBD:
             yield x_BD, state
             below, parts = x_BD, []
             for k, weights in enumerate(self.weights):
-                parts.append(self._advance(weights, below, tuple(part[k] for part in state)))
+                own = tuple(part[k] for part in state)
+                parts.append(self.unrolled.step(*_affine(weights, below, own), own))
                 below = parts[-1][0]
-            state = tuple(torch.stack(part) for part in zip(*parts, strict=True))
+            state = _stacked(parts)
 
     def gates(self, x_BD: Tensor, state: State) -> Iterator[tuple[str, str, Gate]]:
         """Place, name and activation of each gate, layer by layer, at the step that reads x_t in that state."""
-        for place, found, _ in self._layers(x_BD, state):
+        for place, found, _, _ in self._layers(x_BD, state, self._identity):
             yield from ((place, name, gate) for name, gate in found.items())
 
     def jacobian(self, x_BD: Tensor, state: State) -> Tensor:
         """Jacobian of the next state with respect to this one [B, M, M]."""
-        rows = zip(*(changes for _, _, changes in self._layers(x_BD, state)), strict=True)
-        J_BMM = torch.cat([block for part in rows for block in part], 1)
+        _, J_BMM = self.push(x_BD, state, self._identity)
         if not torch.isfinite(J_BMM).all():
-            fix = "look at the weights, the inputs and the state: one of them is not finite, or too large to multiply"
-            raise TrainingError(Problem("Jacobian of a recurrent step", "finite entries", "nan or inf", fix))
+            raise TrainingError(not_finite())
         return J_BMM
 
-    def _layers(self, x_BD: Tensor, state: State) -> Iterator[tuple[str, dict[str, Gate], tuple[Tensor, ...]]]:
-        """Place, gates, and Jacobians of the parts of the next state, layer by layer."""
-        below, change = x_BD, None
+    def push(self, x_BD: Tensor, state: State, frame_BMK: Tensor) -> tuple[State, Tensor]:
+        """The next state, and the Jacobian times a frame [B, M, K]: M / K times cheaper than the whole Jacobian."""
+        _, _, parts, changes = zip(*self._layers(x_BD, state, frame_BMK), strict=True)
+        return _stacked(parts), torch.cat([block for part in zip(*changes, strict=True) for block in part], 1)
+
+    @property
+    def _identity(self) -> Tensor:
+        W = self.weights[0][1]
+        return torch.eye(self.size, dtype=W.dtype, device=W.device)
+
+    def _layers(
+        self, x_BD: Tensor, state: State, frame_BMK: Tensor
+    ) -> Iterator[tuple[str, dict[str, Gate], State, tuple[Tensor, ...]]]:
+        """Place, gates, next state, and the Jacobians of its parts times the frame, layer by layer."""
+        below, change, B, K = x_BD, None, len(x_BD), frame_BMK.shape[-1]
         for k, (place, weights) in enumerate(zip(self.unrolled.places, self.weights, strict=True)):
             own = tuple(part[k] for part in state)
-            U, W, b_ih, b_hh = weights
-            a_BG, r_BG = F.linear(below, U, b_ih), F.linear(own[0], W, b_hh)
-            starts = [self._columns(k, part) for part in range(len(own))]
+            U, W, _, _ = weights
+            a_BG, r_BG = _affine(weights, below, own)
+            starts = [self._rows(frame_BMK, k, part) for part in range(len(own))]
             da = torch.zeros((), dtype=W.dtype, device=W.device) if change is None else U @ change
-            tangents = (da.expand(len(x_BD), len(U), self.size), (W @ starts[0]).expand(len(x_BD), -1, -1))
+            tangents = (da.expand(B, len(U), K), (W @ starts[0]).expand(B, -1, -1))
             found = self._gates((a_BG, r_BG), tangents)
-            changes = _changes(found, own, starts)
-            yield place, found, changes
-            below, change = self._advance(weights, below, own)[0], changes[0]
+            after, changes = self.unrolled.step(a_BG, r_BG, own), _changes(found, own, starts)
+            yield place, found, after, changes
+            below, change = after[0], changes[0]
 
     def _gates(self, pre: _Pair, tangents: _Pair) -> dict[str, Gate]:
         count = len(self.names)
         a, r, da, dr = (tensor.chunk(count, 1) for tensor in (*pre, *tangents))
         gates: dict[str, Gate] = {}
         for j, name in enumerate(self.names):
-            pre_BN, tangent_BNM = a[j] + r[j], da[j] + dr[j]
+            pre_BN, tangent_BNK = a[j] + r[j], da[j] + dr[j]
             if name == "n":  # the reset gate scales what the recurrence gives
                 reset = gates["r"]
                 pre_BN = a[j] + reset.value_BN * r[j]
-                tangent_BNM = da[j] + reset.value_BN[:, :, None] * dr[j] + r[j][:, :, None] * reset.change
+                tangent_BNK = da[j] + reset.value_BN[:, :, None] * dr[j] + r[j][:, :, None] * reset.change
             phi = {"h": self.phi, "g": "tanh", "n": "tanh"}.get(name, "sigmoid")
-            gates[name] = Gate(*SLOPES[phi](pre_BN), tangent_BNM)
+            gates[name] = Gate(*SLOPES[phi](pre_BN), tangent_BNK)
         return gates
 
-    def _advance(self, weights: Sequence[Tensor | None], below_BX: Tensor, own: State) -> State:
-        U, W, b_ih, b_hh = weights
-        return self.unrolled.step(F.linear(below_BX, U, b_ih), F.linear(own[0], W, b_hh), own)  # type: ignore[arg-type]
-
-    def _columns(self, k: int, part: int) -> Tensor:
-        """Jacobian of one part of layer k's state with respect to the whole state [N, M]: ones in its own columns."""
-        N, W = self.weights[0][1].shape[1], self.weights[0][1]
-        first = part * self.units + k * N
-        return torch.eye(self.size, dtype=W.dtype, device=W.device)[first : first + N]
+    def _rows(self, frame_BMK: Tensor, k: int, part: int) -> Tensor:
+        """The rows of a frame that belong to one part of layer k's state [B, N, K]."""
+        N = self.weights[0][1].shape[1]
+        return frame_BMK.narrow(-2, part * self.units + k * N, N)
 
     def _inputs(self, x_BTD: Tensor) -> Tensor:
         D = self.weights[0][0].shape[1]
@@ -140,7 +152,7 @@ class Recurrence:
             raise OptionError(Problem(where, f"[B, T, D] with B, T >= 1 and D = {D}", got, fix))
         if not torch.isfinite(x_BTD).all():
             raise OptionError(Problem(where, "finite numbers", "nan or inf", "fill or leave out what is missing"))
-        return x_BTD.detach().to(self.weights[0][0])
+        return x_BTD.to(self.weights[0][0])
 
     def _start(self, x_BTD: Tensor, h0: Tensor | Sequence[Tensor] | None) -> State:
         W, parts = self.weights[0][1], self.unrolled.parts
@@ -153,40 +165,48 @@ class Recurrence:
             expected = f"{'h and c, each' if parts == 2 else 'h'} [L, B, N] = {list(shape)}"
             fix = "give the state before the first step as the layer takes it"
             raise OptionError(Problem("state h0", expected, str([list(one) for one in got]), fix))
-        return tuple(part.detach().to(W) for part in given)
+        return tuple(part.to(W) for part in given)
 
 
-@torch.no_grad()
-def read_layer(layer: Any) -> Recurrence:
+def not_finite() -> Problem:
+    """What is wrong where a Jacobian is not finite."""
+    fix = "look at the weights, the inputs and the state: one of them is not finite, or too large to multiply"
+    return Problem("Jacobian of a recurrent step", "finite entries", "nan or inf", fix)
+
+
+def read_layer(layer: Any, *, live: bool = False) -> Recurrence:
     """The recurrence of a layer or cell; refuses what has no single state that steps forward.
 
     Args:
         layer: An RNN, GRU or LSTM, or one of the cells of torch.nn.
+        live: Take the weights as they are, part of a graph; what computes with them leaves out dropout.
 
     Returns:
-        Copies of its weights in float64, and its step.
+        Its step, and copies of its weights in float64, or the live ones in at least float32.
 
     Raises:
-        OptionError: Another module, projections, two directions, or dropout between layers in training mode.
+        OptionError: Another module, projections, two directions, or, not live, dropout between layers in training mode.
 
     Example:
         >>> read_layer(nn.LSTM(2, 3, num_layers=2)).size
         12
     """
-    layer = as_layer(layer)
+    given, layer = layer, as_layer(layer)
     unrolled = Unrolled.of(layer)
     problems = []
     if unrolled.directions == 2:
         fix = "measure each direction as a layer of its own, the reversed one on reversed inputs"
         problems.append(Problem("recurrent layer", "one direction", "bidirectional=True", fix))
-    if layer.dropout and layer.num_layers > 1 and layer.training:
+    if layer.dropout and layer.num_layers > 1 and layer.training and not live:
         fix = "call layer.eval() first: nothing is dropped then"
         problems.append(Problem("recurrent layer", "no dropout between layers", f"dropout={layer.dropout}", fix))
     if problems:
         raise OptionError(problems)
     weights = []
     for place in unrolled.places:
-        found = [getattr(layer, f"{name}_{place}").detach().double() for name in unrolled.names]
+        end = f"_{place}" if layer is given else ""  # a cell
+        found = [getattr(given, name + end) for name in unrolled.names]
+        found = [w.to(torch.promote_types(w.dtype, torch.float32)) if live else w.detach().double() for w in found]
         U, W, b_ih, b_hh = [*found, None, None][:4]
         weights.append((U, W, b_ih, b_hh))
     return Recurrence(unrolled, getattr(layer, "nonlinearity", "tanh"), tuple(weights))
@@ -208,8 +228,19 @@ def as_layer(module: Any) -> Any:
     return module
 
 
+def _affine(weights: _Weights, below_BX: Tensor, own: State) -> _Pair:
+    """U x_t + b_ih and W h_{t-1} + b_hh [B, G]."""
+    U, W, b_ih, b_hh = weights
+    return F.linear(below_BX, U, b_ih), F.linear(own[0], W, b_hh)
+
+
+def _stacked(parts: Sequence[State]) -> State:
+    """The state of all layers from the state of each."""
+    return tuple(torch.stack(part) for part in zip(*parts, strict=True))
+
+
 def _changes(gates: dict[str, Gate], own: State, starts: list[Tensor]) -> tuple[Tensor, ...]:
-    """Jacobians of h_t, and for an LSTM of c_t, with respect to the state before the step, each [B, N, M]."""
+    """Jacobians of h_t, and for an LSTM of c_t, with respect to the state before the step, each times the frame."""
     by = {name: gate.value_BN[:, :, None] for name, gate in gates.items()}
     d = {name: gate.change for name, gate in gates.items()}
     if "h" in gates:  # h_t = phi(a_t)

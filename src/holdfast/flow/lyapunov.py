@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.errors import OptionError, Problem
-from holdfast.flow.cells import Recurrence, read_layer
+from holdfast.errors import OptionError, Problem, TrainingError
+from holdfast.flow.cells import Recurrence, State, not_finite, read_layer
 
 _BLOCKS = 10
 
@@ -71,7 +71,7 @@ def lyapunov_exponents(
     Args:
         layer: An RNN, GRU or LSTM of torch.nn or holdfast.networks in one direction, or a cell of torch.nn.
         x_BTD: Inputs [B, T, D], whatever the layer's `batch_first`.
-        k: How many exponents, 1 to M = L N, for an LSTM 2 L N; all by default. Time grows as B T M^2 k.
+        k: How many exponents, 1 to M = L N, for an LSTM 2 L N; all by default. Time grows as B T M N k.
         h0: The state before the first step as the layer takes it; zero by default.
         warmup: Steps not counted, fewer than T; a quarter of them by default.
 
@@ -93,34 +93,43 @@ def lyapunov_exponents(
     exponents for RNNs, Frontiers in Applied Mathematics and Statistics 8 (2022).
     """
     recurrence = read_layer(layer)
-    M = recurrence.size
-    steps = list(recurrence.states(x_BTD, h0))
-    k = M if k is None else k
-    warmup = len(steps) // 4 if warmup is None else warmup
-    _check(k, M, warmup, len(steps))
-    log_TBK = _log_stretch(recurrence, steps, k)[warmup:]
+    log_TBK, warmup = log_stretch(recurrence, *recurrence.begin(x_BTD, h0), k, warmup)
+    if not (log_TBK < math.inf).all():
+        raise TrainingError(not_finite())
     values_K = log_TBK.mean((0, 1))
     order = values_K.argsort(descending=True, stable=True)
     log_TBK = log_TBK[:, :, order]
     return LyapunovExponents(values_K[order], _standard_error(log_TBK), log_TBK.mean(0), warmup, len(log_TBK))
 
 
-def _log_stretch(recurrence: Recurrence, steps: Sequence[tuple[Tensor, Any]], k: int) -> Tensor:
-    """Natural log of |R_t,ii| at every step [T, B, K]."""
-    M, x_BD = recurrence.size, steps[0][0]
+def log_stretch(
+    recurrence: Recurrence, x_TBD: Sequence[Tensor], state: State, k: int | None, warmup: int | None
+) -> tuple[Tensor, int]:
+    """Natural log of |R_t,ii| at every step that counts [T, B, K], and how many steps of warm-up do not.
+
+    Args:
+        recurrence: Of a layer.
+        x_TBD: Inputs.
+        state: Before the first step.
+        k: Directions; None: all.
+        warmup: Steps that do not count; None: a quarter.
+    """
+    M, T, B = recurrence.size, len(x_TBD), len(x_TBD[0])
+    k, warmup = M if k is None else k, T // 4 if warmup is None else warmup
+    _check(k, M, warmup, T)
     # Axes of the state would not do: an axis that the recurrence keeps to itself would never meet the others.
     generator = torch.Generator("cpu").manual_seed(0)
     start_MM = torch.randn(M, M, dtype=torch.float64, device="cpu", generator=generator)
-    Q_BMK = torch.linalg.qr(start_MM[:, :k])[0].to(x_BD.device).expand(len(x_BD), M, k)
-    rounding = M * torch.finfo(torch.float64).eps
+    Q_BMK = torch.linalg.qr(start_MM[:, :k])[0].to(x_TBD[0]).expand(B, M, k)
+    rounding = M * torch.finfo(Q_BMK.dtype).eps
     stretch = []
-    for x_BD, state in steps:
-        moved_BMK = recurrence.jacobian(x_BD, state) @ Q_BMK
+    for x_BD in x_TBD:
+        state, moved_BMK = recurrence.push(x_BD, state, Q_BMK)
         Q_BMK, R_BKK = torch.linalg.qr(moved_BMK)
         length_BK = R_BKK.diagonal(dim1=1, dim2=2).abs()
         lost_BK = length_BK <= rounding * torch.linalg.vector_norm(moved_BMK, dim=1)
         stretch.append(length_BK.masked_fill(lost_BK, 0).log())
-    return torch.stack(stretch)
+    return torch.stack(stretch[warmup:]), warmup
 
 
 def _standard_error(log_TBK: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from holdfast.errors import HoldfastError, OptionError, Problem
 from holdfast.gradients import ROLES, Role, parse_clip
 from holdfast.networks import CELLS, HEADS, Constraint, check_init
 from holdfast.series import Freq
+from holdfast.training import parse_penalty
 
 LARGEST_SEED = 2**63 - 1
 
@@ -44,6 +45,9 @@ class Config:
             last, the norm of everything is bounded too. All kinds of rules: `holdfast.gradients.parse_clip`.
         clip_roles: Whose gradients one rule is over: input, recurrent, bias, head, other; "all" for all of them.
             None: all but head.
+        penalty: What is added to the loss to keep gradients flowing through time: omega:0.1 (Pascanu's penalty on
+            adjoints that grow or shrink from step to step) or floss:0.1 (gradient flossing: Lyapunov exponents near
+            zero), with a strength; or none.
         optimizer: adamw or sgd.
         lr: Peak learning rate. None: 2e-3 for adamw, 5e-2 for sgd.
         batch_size: Windows per step.
@@ -89,6 +93,7 @@ class Config:
     bounds: tuple[float, float] = (0.0, 1.0)
     clip: str = "norm:1.0"
     clip_roles: tuple[Role, ...] | None = None
+    penalty: str = "none"
     optimizer: str = "adamw"
     lr: float | None = None
     batch_size: int = 128
@@ -185,6 +190,7 @@ def _problems(config: Config) -> Iterator[Problem]:
     yield from _sequence_problems(config)
     yield from _column_problems(config)
     yield from _clip_problems(config)
+    yield from _refusal(parse_penalty, config.penalty)
     if config.freq is not None:
         yield from _refusal(Freq.parse, config.freq)
     yield from _refusal(Constraint.parse, config.constraint)

@@ -157,6 +157,7 @@ def training_config(config: Config) -> TrainingConfig:
         time_budget=config.time_budget,
         clip=config.clip,
         clip_roles=config.clip_roles,
+        penalty=config.penalty,
         seed=config.seed,
     )
 

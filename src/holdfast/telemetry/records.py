@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 
@@ -15,6 +15,7 @@ class StepRecord:
     Attributes:
         step: Number of the step, from 1.
         loss: Training loss of the batch, in the units of the head.
+        penalty: What was added to it, see `--penalty`; 0 without one, and in records from before there were any.
         lr: Learning rate of the step.
         total_norm: 2-norm of all gradients as one vector, before clipping.
         clipped_norm: The same after clipping.
@@ -25,7 +26,7 @@ class StepRecord:
         role_clipped_norms: Norm after clipping per role.
         clipped: Whether any gradient was made smaller.
         skipped: Whether the step was left out because something was not finite.
-        nonfinite: Names of the parameters whose gradients were not finite.
+        nonfinite: What was not finite: names of parameters, by their gradients, or `loss`, or `penalty`.
         seconds: Wall time of the step, from batch to update.
 
     Example:
@@ -50,6 +51,7 @@ class StepRecord:
     skipped: bool
     nonfinite: tuple[str, ...]
     seconds: float
+    penalty: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,10 +223,12 @@ def from_json(row: Mapping[str, Any]) -> Record:
         row: The JSON object.
 
     Returns:
-        The record, equal to the one that was written.
+        The record, equal to the one that was written. A field that has a default may be missing: it is younger than
+        the row.
 
     Raises:
-        KeyError: The row is not a record, or a field is missing; TypeError and ValueError if one is of another type.
+        KeyError: The row is not a record, or another field is missing; TypeError and ValueError if one is of another
+            type.
 
     Example:
         >>> row = {"kind": "validation", "step": 0, "loss": "inf", "error": 2, "naive_error": 2, "skill": 0}
@@ -232,7 +236,8 @@ def from_json(row: Mapping[str, Any]) -> Record:
         inf
     """
     member = _KINDS[row["kind"]]
-    return member(**{field.name: _typed(row[field.name], str(field.type)) for field in fields(member)})
+    known = [field for field in fields(member) if field.name in row or field.default is MISSING]
+    return member(**{field.name: _typed(row[field.name], str(field.type)) for field in known})
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from holdfast.training.checkpoint import Progress, load_tensors, load_weights, save_tensors
 from holdfast.training.loop import make_guard, seeded, train
 from holdfast.training.notes import fit_notes
+from holdfast.training.penalty import Penalty, parse_penalty
 from holdfast.training.replay import replay
 from holdfast.training.schedule import learning_rate
 from holdfast.training.split import Split, error_scales, split_series
@@ -12,6 +13,7 @@ from holdfast.training.validate import validate
 
 __all__ = [
     "PEAK_RATES",
+    "Penalty",
     "Progress",
     "Split",
     "Task",
@@ -22,6 +24,7 @@ __all__ = [
     "load_tensors",
     "load_weights",
     "make_guard",
+    "parse_penalty",
     "replay",
     "save_tensors",
     "seeded",

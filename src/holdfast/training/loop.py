@@ -20,6 +20,7 @@ from holdfast.gradients import ROLES, Clause, ClipAuto, GradientGuard, parse_cli
 from holdfast.networks import ForecastNetwork
 from holdfast.telemetry import News, Outlook, StepRecord, TelemetryLog, ThresholdRecord, ValidationRecord
 from holdfast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from holdfast.training.penalty import parse_penalty
 from holdfast.training.retreat import MOST_BAD_STEPS, MOST_RETREATS, RETREAT_RATE, gave_up, retreat, suspects
 from holdfast.training.schedule import learning_rate
 from holdfast.training.step import train_step
@@ -153,6 +154,7 @@ class Loop:
     log: TelemetryLog
 
     def __post_init__(self) -> None:
+        self.penalty = parse_penalty(self.config.penalty)
         self.news: list[News] = []  # of the newest step
         self.resumed_at = self.progress.step
         self.seconds_before = self.progress.seconds
@@ -168,10 +170,9 @@ class Loop:
         batch = self.task.draw(self.config, number)
         self.news = []
         choosing = [clause for clause in self.guard.clauses if _is_choosing(clause)]
+        error_scale_B = self.task.error_scale_n[batch.series_B]
         with seeded(self.config.seed, number):
-            record = train_step(
-                network, batch, self.task.error_scale_n[batch.series_B], self.optimizer, self.guard, number
-            )
+            record = train_step(network, batch, error_scale_B, self.optimizer, self.guard, number, self.penalty)
         self.log.append(record)
         for clause in choosing:
             self.tell_chosen(clause, number)

@@ -115,7 +115,7 @@ def gave_up(task: Task, config: TrainingConfig, bad: Sequence[StepRecord], windo
         got=f"{MOST_BAD_STEPS} steps in a row without, and {MOST_RETREATS} returns to the best weights with a lower "
         f"learning rate did not help; {_told(bad)}; the batch of step {bad[-1].step}, most suspicious first: "
         f"{some_of(said, MOST_NAMED)}",
-        fix=f"{_way_out(config, windows)}; no weight was changed by these steps",
+        fix=f"{_way_out(config, bad, windows)}; no weight was changed by these steps",
     )
 
 
@@ -129,13 +129,15 @@ def _told(bad: Sequence[StepRecord]) -> str:
     return "; ".join(told[-MOST_NAMED:])
 
 
-def _way_out(config: TrainingConfig, windows: Sequence[Suspect]) -> str:
-    """What to try: the data if they are to blame, else a smaller step."""
+def _way_out(config: TrainingConfig, bad: Sequence[StepRecord], windows: Sequence[Suspect]) -> str:
+    """What to try: the data or the penalty if they are to blame, else a smaller step."""
     broken = sum(not math.isfinite(window.loss) for window in windows)
     usual = PEAK_RATES[config.optimizer]
     tries = []
     if 0 < broken < len(windows):
         tries.append("correct the values of the windows whose loss is not finite, or leave them empty (missing)")
+    if any("penalty" in record.nonfinite and "loss" not in record.nonfinite for record in bad):
+        tries.append(f"fit again without --penalty {config.penalty}, or with a strength of a tenth")
     if config.peak_rate > usual:
         tries.append(f"fit again with the usual learning rate, --lr {usual:g} instead of {config.peak_rate:g}")
     if not tries:

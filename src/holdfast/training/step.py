@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from holdfast.gradients import GradientGuard
 from holdfast.networks import ForecastNetwork, batch_loss
 from holdfast.telemetry import StepRecord
+from holdfast.training.penalty import Penalty, name_penalty
 from holdfast.windows import Batch
 
 
@@ -20,11 +21,12 @@ def train_step(
     optimizer: Optimizer,
     guard: GradientGuard,
     step: int,
+    penalty: Penalty | None = None,
 ) -> StepRecord:
     """Series become a loss, the loss becomes gradients, the guard measures and clips, the optimiser moves.
 
-    Backpropagation is exact and untouched; clipping happens once, right before the update; a loss or gradient that
-    is not finite changes no weight and no optimiser state; every measured value is in the record.
+    Backpropagation is exact and untouched; clipping happens once, right before the update; a loss, penalty or gradient
+    that is not finite changes no weight and no optimiser state; every measured value is in the record.
 
     Args:
         network: The forecaster; its weights change.
@@ -33,6 +35,7 @@ def train_step(
         optimizer: Its learning rate is already that of this step.
         guard: Measures, clips, updates.
         step: Number of the step, for the record.
+        penalty: What to add to the loss.
 
     Returns:
         What the step measured.
@@ -59,20 +62,24 @@ def train_step(
     # forward
     parameters = network(batch)
     loss = batch_loss(network.head, parameters, batch, error_scale_B)
+    added = None if penalty is None else penalty.of(network, batch, error_scale_B)
+    objective = loss if added is None else loss + added
 
     # backward
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    objective.backward()  # type: ignore[no-untyped-call]
 
     # measure, clip, update
-    measured = guard.measure(loss)
+    measured = guard.measure(objective)
     result = guard.clip(measured, optimizer)
     guard.update(optimizer, result)
 
     # record
+    loss_value, penalty_value = loss.item(), 0.0 if added is None else added.item()
     return StepRecord(
         step=step,
-        loss=loss.item(),
+        loss=loss_value,
+        penalty=penalty_value,
         lr=optimizer.param_groups[0]["lr"],
         total_norm=result.total_norm,
         clipped_norm=result.clipped_norm,
@@ -83,6 +90,6 @@ def train_step(
         role_clipped_norms=result.role_clipped_norms,
         clipped=result.clipped,
         skipped=result.skipped,
-        nonfinite=result.nonfinite,
+        nonfinite=name_penalty(result.nonfinite, loss_value, penalty_value),
         seconds=time.perf_counter() - started,
     )

@@ -30,6 +30,7 @@ class TrainingConfig:
         time_budget: Seconds that the loop may take; the schedule is stretched to end in time. None: no limit.
         clip: Rules as `parse_clip` reads them.
         clip_roles: Roles that one rule is over, jointly; None: all but head.
+        penalty: What is added to the loss, as `parse_penalty` reads it.
         seed: Of windows and dropout.
 
     Example:
@@ -45,6 +46,7 @@ class TrainingConfig:
     time_budget: float | None = None
     clip: str = "norm:1.0"
     clip_roles: tuple[Role, ...] | None = None
+    penalty: str = "none"
     seed: int = 0
 
     @property
