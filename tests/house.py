@@ -17,7 +17,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flow": ("gradients",),
     "windows": ("series",),
     "networks": ("windows",),
-    "training": ("networks", "windows", "gradients", "telemetry"),
+    "training": ("networks", "windows", "gradients", "flow", "telemetry"),
     "reports": ("telemetry", "series"),
     "forecasting": ("training", "networks", "windows", "gradients", "telemetry", "series", "reports"),
 }

@@ -16,10 +16,12 @@ import torch
 from torch.optim import SGD, AdamW, Optimizer
 
 from holdfast.errors import TrainingError
+from holdfast.flow import FlowProbe
 from holdfast.gradients import ROLES, Clause, ClipAuto, GradientGuard, parse_clip
 from holdfast.networks import ForecastNetwork
 from holdfast.telemetry import News, Outlook, StepRecord, TelemetryLog, ThresholdRecord, ValidationRecord
 from holdfast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from holdfast.training.flow import probe_flow
 from holdfast.training.retreat import MOST_BAD_STEPS, MOST_RETREATS, RETREAT_RATE, gave_up, retreat, suspects
 from holdfast.training.schedule import learning_rate
 from holdfast.training.step import train_step
@@ -84,6 +86,7 @@ def train(
     resumed from its checkpoint takes exactly the steps that it would have taken. The untrained network, the mean of
     its anchors, is validated first and is a candidate like any other. Ten steps in a row that are not finite send the
     run back to its best weights, with a quarter of the learning rate; after three such retreats it gives up.
+    Now and then the flow of gradients is looked at, which changes no bit of the weights.
 
     Args:
         task: Network and data.
@@ -156,6 +159,7 @@ class _Loop:
         split = self.task.split
         self.sampler = Sampler(split.first_n, split.last_n, self.config.batch_size, self.config.seed)
         self.until_n = torch.from_numpy(split.until_n).to(self.task.windows.y_R.device)
+        self.probe = FlowProbe(self.task.network, budget=self.config.probe_share)
         self.news: list[News] = []  # of the newest step
         self.resumed_at = self.progress.step
         self.seconds_before = self.progress.seconds
@@ -181,7 +185,8 @@ class _Loop:
             record = train_step(
                 network, batch, self.task.error_scale_n[batch.series_B], self.optimizer, self.guard, number
             )
-        self.log.append(record)
+            self.log.append(record)
+            probe_flow(self.probe, self.task, batch, number, self.log)
         for clause in choosing:
             self.tell_chosen(clause, number)
         progress.bad_in_a_row = progress.bad_in_a_row + 1 if record.skipped else 0

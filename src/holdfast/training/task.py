@@ -30,6 +30,7 @@ class TrainingConfig:
         clip: Rules as `parse_clip` reads them.
         clip_roles: Roles that one rule is over, jointly; None: all but head.
         seed: Of windows and dropout.
+        probe_share: Largest share of the time for looks at the flow of gradients; 0: none.
 
     Example:
         >>> TrainingConfig(max_steps=100, clip="none").optimizer
@@ -45,6 +46,7 @@ class TrainingConfig:
     clip: str = "norm:1.0"
     clip_roles: tuple[Role, ...] | None = None
     seed: int = 0
+    probe_share: float = 0.03
 
     @property
     def peak_rate(self) -> float:
