@@ -169,6 +169,26 @@ def constraint_section(facts: dict[str, Any]) -> list[str]:
     return [*lines, "", machine_line(facts["machine"]), ""]
 
 
+def probe_section(facts: dict[str, Any]) -> list[str]:
+    """Cost of looking at the flow while a model trains."""
+    lines = [
+        "## The flow of gradients while a model trains",
+        "",
+        f"`python benchmarks/probe.py`: {facts['steps']} steps with the probe and without, in turns; medians over the",
+        "turns. The budget is 3 % of the run time, and the first sample comes at step 131. The ratio holds the noise",
+        "of the machine, the share does not.",
+        "",
+        "| | turns | ms per step with | without | ratio | samples | share of the time, by the probe |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {name} | {row['turns']} | {row['with_ms']:.1f} | {row['without_ms']:.1f} | {row['ratio']:.3f} "
+        f"| {row['samples']:g} | {100 * row['share']:.2f} % |"
+        for name, row in facts["rows"].items()
+    ]
+    return [*lines, "", machine_line(facts["machine"]), ""]
+
+
 SECTIONS = {
     "m4_hourly": m4_section,
     "defaults": defaults_section,
@@ -176,6 +196,7 @@ SECTIONS = {
     "guard": guard_section,
     "flow": flow_section,
     "constraint": constraint_section,
+    "probe": probe_section,
 }
 
 

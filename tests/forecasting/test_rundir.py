@@ -109,6 +109,17 @@ def test_what_is_to_be_said_of_the_steps_is_kept(tmp_path):
         assert note in one.summary().splitlines()
 
 
+def test_how_gradients_flowed_is_kept_and_said(tmp_path):
+    forecaster = small(max_steps=135, clip="none").fit(table(), out=tmp_path / "run")
+    (record,) = forecaster.fitted.log.flows  # the first comes at step 131, and another would be 10 steps behind
+    assert record.step == 131 and record in read_telemetry(tmp_path / "run" / "telemetry.jsonl")
+    rate = record.rates["recurrent.l0"]
+    (note,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    assert note.startswith(f"gradients flow back through time at {rate:.3g} per recurrent step (l0); 1 sample, ")
+    for one in (forecaster, Forecaster.load(tmp_path / "run")):
+        assert note in one.summary().splitlines()
+
+
 def test_a_run_that_was_written_without_notes_is_summarised(tmp_path):
     forecaster = small().fit(table())
     metrics = {name: value for name, value in forecaster.fitted.metrics.items() if name != "notes"}
@@ -344,10 +355,12 @@ def stop_at(step):
 
 
 def same_telemetry(run, other):
+    """But for times, and looks at the flow, which are taken in their measure."""
+
     def facts(path):
+        rows = map(json.loads, (path / "telemetry.jsonl").read_text().splitlines())
         return [
-            {name: value for name, value in json.loads(line).items() if name != "seconds"}
-            for line in (path / "telemetry.jsonl").read_text().splitlines()
+            {name: value for name, value in row.items() if name != "seconds"} for row in rows if row["kind"] != "flow"
         ]
 
     return facts(run) == facts(other)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.telemetry.test_records import RETREATS, STEPS, THRESHOLDS, VALIDATIONS, refuse
+from tests.telemetry.test_records import FLOWS, RETREATS, STEPS, THRESHOLDS, VALIDATIONS, refuse
 
 from holdfast.errors import RunDirectoryError
-from holdfast.telemetry import RetreatRecord, StepRecord, TelemetryLog, ValidationRecord, read_telemetry
+from holdfast.telemetry import FlowRecord, RetreatRecord, StepRecord, TelemetryLog, ValidationRecord, read_telemetry
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 
@@ -58,7 +58,7 @@ def path(tmp_path):
     return tmp_path / "telemetry.jsonl"
 
 
-@given(st.lists(STEPS | VALIDATIONS | RETREATS | THRESHOLDS, max_size=8))
+@given(st.lists(STEPS | VALIDATIONS | FLOWS | RETREATS | THRESHOLDS, max_size=8))
 @same_folder
 def test_the_file_holds_one_strict_json_line_per_record(tmp_path, records):
     path = tmp_path / "telemetry.jsonl"
@@ -70,10 +70,10 @@ def test_the_file_holds_one_strict_json_line_per_record(tmp_path, records):
     for line in lines:
         json.loads(line, parse_constant=refuse)
     assert repr(read_telemetry(path)) == repr(records) == repr(log.records)
-    kinds = [StepRecord, ValidationRecord]
+    kinds = [StepRecord, ValidationRecord, FlowRecord]
     expected = [[record for record in records if type(record) is kind] for kind in kinds]
     expected.append([record for record in records if type(record) not in kinds])
-    assert repr([log.steps, log.validations, log.news]) == repr(expected)
+    assert repr([log.steps, log.validations, log.flows, log.news]) == repr(expected)
 
 
 def test_a_record_is_in_the_file_as_soon_as_it_is_appended(tmp_path):

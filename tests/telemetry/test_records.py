@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.telemetry import RetreatRecord, StepRecord, ThresholdRecord, ValidationRecord, from_json, some_of, to_json
+from holdfast.telemetry import (
+    FlowRecord,
+    RetreatRecord,
+    StepRecord,
+    ThresholdRecord,
+    ValidationRecord,
+    from_json,
+    some_of,
+    to_json,
+)
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 BY_ROLE = st.dictionaries(st.sampled_from(["input", "recurrent", "head"]), NUMBERS)
@@ -41,6 +50,18 @@ VALIDATIONS = st.builds(
     skill=NUMBERS,
     seconds=NUMBERS,
 )
+BY_LAYER = st.dictionaries(st.sampled_from(["recurrent.l0", "recurrent.l1#2"]), NUMBERS)
+FLOWS = st.builds(
+    FlowRecord,
+    step=st.integers(1, 10**9),
+    rates=BY_LAYER,
+    rate_errors=BY_LAYER,
+    log_factors=BY_LAYER,
+    memory_lengths=BY_LAYER,
+    lags=st.dictionaries(st.text(), st.lists(st.integers(0, 10**6)).map(tuple)),
+    log_norms=st.dictionaries(st.text(), st.lists(NUMBERS).map(tuple)),
+    seconds=NUMBERS,
+)
 RETREATS = st.builds(
     RetreatRecord,
     step=st.integers(10, 10**9),
@@ -64,7 +85,7 @@ def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
 
-@given(STEPS | VALIDATIONS | RETREATS | THRESHOLDS)
+@given(STEPS | VALIDATIONS | FLOWS | RETREATS | THRESHOLDS)
 def test_what_strict_json_gives_back_is_the_record(record):
     text = json.dumps(to_json(record), allow_nan=False)
     again = from_json(json.loads(text, parse_constant=refuse))
@@ -103,7 +124,30 @@ def test_whole_numbers_become_floats_where_a_float_is_measured():
     assert type(again.loss) is float and type(again.step) is int
 
 
+def test_profiles_by_layer_come_back_as_tuples_of_numbers():
+    numbers = {"l0": math.inf}
+    record = FlowRecord(
+        step=1,
+        rates={"l0": math.nan},
+        rate_errors=numbers,
+        log_factors={"l0": -math.inf},
+        memory_lengths=numbers,
+        lags={"l0": (0, 7), "l1": ()},
+        log_norms={"l0": (-1.5, -math.inf), "l1": ()},
+        seconds=0.25,
+    )
+    row = json.loads(json.dumps(to_json(record)))
+    assert row["lags"] == {"l0": [0, 7], "l1": []} and row["log_norms"] == {"l0": [-1.5, "-inf"], "l1": []}
+    again = from_json({**row, "log_norms": {"l0": [-2, "-inf"]}})
+    assert again.lags == record.lags and again.log_norms == {"l0": (-2.0, -math.inf)}
+    assert type(again.log_norms["l0"][0]) is float and type(again.lags["l0"][1]) is int
+
+
 ROW = to_json(ValidationRecord(step=1, loss=2.0, error=1.0, naive_error=1.0, skill=0.0, seconds=1.0))
+
+FLOW = FlowRecord(
+    step=1, rates={}, rate_errors={}, log_factors={}, memory_lengths={}, lags={}, log_norms={}, seconds=1.0
+)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +159,9 @@ ROW = to_json(ValidationRecord(step=1, loss=2.0, error=1.0, naive_error=1.0, ski
         ({**ROW, "loss": "high"}, ValueError),
         ({**ROW, "loss": None}, TypeError),
         ([1], TypeError),
+        ({**to_json(FLOW), "rates": 3}, TypeError),
+        ({**to_json(FLOW), "lags": {"l0": 3}}, TypeError),
+        ({**to_json(FLOW), "log_norms": {"l0": ["low"]}}, ValueError),
     ],
 )
 def test_other_rows_are_refused(row, error):

@@ -34,12 +34,13 @@ def make_windows(series):
     return Windows.from_arrays(np.concatenate(rows), offsets.tolist(), lengths)
 
 
-def make_network(*, head="quantile", dropout=0.0, anchors=ANCHORS, seasons=(SEASON,), layers=1, seed=0):
+def make_network(*, cell="lstm", head="quantile", dropout=0.0, anchors=ANCHORS, seasons=(SEASON,), layers=1, seed=0):
     shapes = NetworkConfig(
         horizon=HORIZON,
         context_length=CONTEXT,
         seasons=seasons,
         anchors=anchors,
+        cell=cell,
         hidden_size=4,
         num_layers=layers,
         dropout=dropout,

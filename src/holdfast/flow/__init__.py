@@ -6,6 +6,7 @@ from holdfast.flow.growth import Growth, Profile, calendar_time, growth
 from holdfast.flow.jacobians import jacobian_log_norms, saturation
 from holdfast.flow.lyapunov import LyapunovExponents, lyapunov_exponents
 from holdfast.flow.penalties import flossing, layer_inputs, omega
+from holdfast.flow.probe import FlowProbe, FlowSample
 from holdfast.flow.spectra import Spectrum, Threshold, TransientGrowth, spectra, spectrum, transient_growth
 from holdfast.flow.verdict import Diagnosis, diagnose
 
@@ -14,6 +15,8 @@ __all__ = [
     "Advice",
     "Diagnosis",
     "Finding",
+    "FlowProbe",
+    "FlowSample",
     "Growth",
     "LyapunovExponents",
     "Profile",

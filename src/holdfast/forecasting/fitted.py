@@ -22,7 +22,17 @@ from holdfast.forecasting.predict import forecast_table
 from holdfast.networks import ForecastNetwork, NetworkConfig
 from holdfast.series import Checked, Columns, Kind, Season, SeriesStore, check_table, find_seasons, write_table
 from holdfast.telemetry import Outlook, TelemetryLog
-from holdfast.training import Progress, Task, fit_notes, load_tensors, load_weights, make_guard, save_tensors, train
+from holdfast.training import (
+    Progress,
+    Task,
+    fit_notes,
+    flow_notes,
+    load_tensors,
+    load_weights,
+    make_guard,
+    save_tensors,
+    train,
+)
 from holdfast.windows import Windows
 
 
@@ -221,7 +231,7 @@ def held_out_metrics(prepared: Prepared, task: Task, progress: Progress, log: Te
         "seconds": progress.seconds,
         "clip_fraction": _share([record.clipped for record in log.steps if not record.skipped]),
         "skipped_steps": sum(record.skipped for record in log.steps),
-        "notes": fit_notes(log, training_config(prepared.config)),
+        "notes": [*fit_notes(log, training_config(prepared.config)), *flow_notes(log, progress.seconds)],
     }
     if not len(task.split.validated):
         return facts

@@ -2,6 +2,7 @@
 
 from holdfast.telemetry.log import TelemetryLog, read_telemetry
 from holdfast.telemetry.records import (
+    FlowRecord,
     News,
     Outlook,
     Record,
@@ -16,6 +17,7 @@ from holdfast.telemetry.records import (
 from holdfast.telemetry.sinks import ProgressLine
 
 __all__ = [
+    "FlowRecord",
     "News",
     "Outlook",
     "ProgressLine",

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TextIO
 
 from holdfast.errors import Problem, RunDirectoryError
-from holdfast.telemetry.records import News, Record, StepRecord, ValidationRecord, from_json, to_json
+from holdfast.telemetry.records import FlowRecord, News, Record, StepRecord, ValidationRecord, from_json, to_json
 
 
 class TelemetryLog:
@@ -70,6 +70,11 @@ class TelemetryLog:
     def validations(self) -> list[ValidationRecord]:
         """The records of the validations."""
         return [record for record in self.records if isinstance(record, ValidationRecord)]
+
+    @property
+    def flows(self) -> list[FlowRecord]:
+        """The records of how gradients flowed back through time."""
+        return [record for record in self.records if isinstance(record, FlowRecord)]
 
     @property
     def news(self) -> list[News]:

@@ -1,6 +1,7 @@
 """From a network and series to trained weights."""
 
 from holdfast.training.checkpoint import Progress, load_tensors, load_weights, save_tensors
+from holdfast.training.flow import flow_notes
 from holdfast.training.loop import make_guard, seeded, train
 from holdfast.training.notes import fit_notes
 from holdfast.training.penalty import Penalty, parse_penalty
@@ -20,6 +21,7 @@ __all__ = [
     "TrainingConfig",
     "error_scales",
     "fit_notes",
+    "flow_notes",
     "learning_rate",
     "load_tensors",
     "load_weights",

@@ -16,10 +16,12 @@ import torch
 from torch.optim import SGD, AdamW, Optimizer
 
 from holdfast.errors import TrainingError
+from holdfast.flow import FlowProbe
 from holdfast.gradients import ROLES, Clause, ClipAuto, GradientGuard, parse_clip
 from holdfast.networks import ForecastNetwork
 from holdfast.telemetry import News, Outlook, StepRecord, TelemetryLog, ThresholdRecord, ValidationRecord
 from holdfast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from holdfast.training.flow import probe_flow
 from holdfast.training.penalty import parse_penalty
 from holdfast.training.retreat import MOST_BAD_STEPS, MOST_RETREATS, RETREAT_RATE, gave_up, retreat, suspects
 from holdfast.training.schedule import learning_rate
@@ -85,6 +87,7 @@ def train(
     resumed from its checkpoint takes exactly the steps that it would have taken. The untrained network, the mean of
     its anchors, is validated first and is a candidate like any other. Ten steps in a row that are not finite send the
     run back to its best weights, with a quarter of the learning rate; after three such retreats it gives up.
+    Now and then the flow of gradients is looked at, which changes no bit of the weights.
 
     Args:
         task: Network and data.
@@ -155,6 +158,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.penalty = parse_penalty(self.config.penalty)
+        self.probe = FlowProbe(self.task.network, budget=self.config.probe_share)
         self.news: list[News] = []  # of the newest step
         self.resumed_at = self.progress.step
         self.seconds_before = self.progress.seconds
@@ -173,7 +177,8 @@ class Loop:
         error_scale_B = self.task.error_scale_n[batch.series_B]
         with seeded(self.config.seed, number):
             record = train_step(network, batch, error_scale_B, self.optimizer, self.guard, number, self.penalty)
-        self.log.append(record)
+            self.log.append(record)
+            probe_flow(self.probe, self.task, batch, number, self.log)
         for clause in choosing:
             self.tell_chosen(clause, number)
         progress.bad_in_a_row = progress.bad_in_a_row + 1 if record.skipped else 0

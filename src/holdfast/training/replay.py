@@ -49,7 +49,7 @@ def replay(task: Task, config: TrainingConfig, checkpoint: Path | None, until: i
             validate_and_remember(task, progress, log)
         else:
             progress = load_checkpoint(checkpoint, task.network, optimizer, guard)
-        loop = Loop(task, replace(config, time_budget=None), progress, optimizer, guard, log)
+        loop = Loop(task, replace(config, time_budget=None, probe_share=0.0), progress, optimizer, guard, log)
         while progress.step < until - 1:
             loop.step()
     return task.draw(config, progress.step + 1)

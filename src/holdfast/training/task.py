@@ -32,6 +32,7 @@ class TrainingConfig:
         clip_roles: Roles that one rule is over, jointly; None: all but head.
         penalty: What is added to the loss, as `parse_penalty` reads it.
         seed: Of windows and dropout.
+        probe_share: Largest share of the time for looks at the flow of gradients; 0: none.
 
     Example:
         >>> TrainingConfig(max_steps=100, clip="none").optimizer
@@ -48,6 +49,7 @@ class TrainingConfig:
     clip_roles: tuple[Role, ...] | None = None
     penalty: str = "none"
     seed: int = 0
+    probe_share: float = 0.03
 
     @property
     def peak_rate(self) -> float:
