@@ -4,10 +4,13 @@ from holdfast.flow.adjoints import Adjoints, adjoints
 from holdfast.flow.growth import Growth, Profile, calendar_time, growth
 from holdfast.flow.jacobians import jacobian_log_norms, saturation
 from holdfast.flow.lyapunov import LyapunovExponents, lyapunov_exponents
+from holdfast.flow.singular import jacobian_log_singular_values
 from holdfast.flow.spectra import Spectrum, Threshold, TransientGrowth, spectra, spectrum, transient_growth
+from holdfast.flow.surface import ErrorSurface, error_surface
 
 __all__ = [
     "Adjoints",
+    "ErrorSurface",
     "Growth",
     "LyapunovExponents",
     "Profile",
@@ -16,8 +19,10 @@ __all__ = [
     "TransientGrowth",
     "adjoints",
     "calendar_time",
+    "error_surface",
     "growth",
     "jacobian_log_norms",
+    "jacobian_log_singular_values",
     "lyapunov_exponents",
     "saturation",
     "spectra",
