@@ -21,6 +21,7 @@ class FlowProblem:
     Attributes:
         exponents: All Lyapunov exponents, largest first.
         log_norm: log ||ds_T / ds_{T-k}|| from k >= 1; None where no closed form is at hand.
+        log_singular: All log singular values of that product, largest first; None likewise.
         spectrum: Radius, norm and departure of a recurrent matrix, by place and gate.
     """
 
@@ -31,6 +32,7 @@ class FlowProblem:
     h0: Tensor | tuple[Tensor, Tensor] | None = None
     warmup: int = 0
     log_norm: Callable[[int], float] | None = None
+    log_singular: Callable[[int], tuple[float, ...]] | None = None
     spectrum: dict[tuple[str, str], tuple[float, float, float]] = field(default_factory=dict)
 
 
@@ -80,6 +82,16 @@ def triangular(a: float, b: float, d: float) -> Callable[[int], float]:
     return lambda k: norm_2x2(a**k, b * (a**k - d**k) / (a - d), 0.0, d**k)
 
 
+def pair(norm: Callable[[int], float], log_det: float) -> Callable[[int], tuple[float, ...]]:
+    """Both log singular values of a 2x2 product by its norm and log |det| per step."""
+    return lambda k: (norm(k), k * log_det - norm(k))
+
+
+def powers(*values: float) -> Callable[[int], tuple[float, ...]]:
+    """Log singular values of diag(values)^k, the largest given first."""
+    return lambda k: tuple(k * math.log(value) if value else -INF for value in values)
+
+
 def sigmoid(a: float) -> float:
     return 1 / (1 + math.exp(-a))
 
@@ -105,6 +117,7 @@ def linear_problems() -> list[FlowProblem]:
             zeros(80),
             warmup=40,
             log_norm=lambda k: k * math.log(2),
+            log_singular=powers(2, 0.5, 0.1),
             spectrum={h: (2, 2, 0)},
         ),
         FlowProblem(
@@ -113,10 +126,17 @@ def linear_problems() -> list[FlowProblem]:
             logs(0.9, 0.9),
             zeros(50),
             log_norm=lambda k: k * math.log(0.9),
+            log_singular=powers(0.9, 0.9),
             spectrum={h: (0.9, 0.9, 0)},
         ),
         FlowProblem(
-            "orthogonal", rnn("linear", mirror), (0, 0, 0), zeros(50), log_norm=lambda k: 0.0, spectrum={h: (1, 1, 0)}
+            "orthogonal",
+            rnn("linear", mirror),
+            (0, 0, 0),
+            zeros(50),
+            log_norm=lambda k: 0.0,
+            log_singular=powers(1, 1, 1),
+            spectrum={h: (1, 1, 0)},
         ),
         FlowProblem(
             "nilpotent",
@@ -125,6 +145,7 @@ def linear_problems() -> list[FlowProblem]:
             zeros(12),
             warmup=3,
             log_norm=lambda k: k * math.log(5) if k < 3 else -INF,
+            log_singular=lambda k: tuple(k * math.log(5) if i + k < 3 else -INF for i in range(3)),
             spectrum={h: (0, 5, math.sqrt(50))},
         ),
         FlowProblem(
@@ -134,6 +155,7 @@ def linear_problems() -> list[FlowProblem]:
             zeros(100),
             warmup=60,
             log_norm=triangular(0.9, 10, 0.5),
+            log_singular=pair(triangular(0.9, 10, 0.5), math.log(0.45)),
             spectrum={h: (0.9, math.exp(norm_2x2(0.9, 10, 0, 0.5)), 10)},
         ),
         FlowProblem(
@@ -142,6 +164,7 @@ def linear_problems() -> list[FlowProblem]:
             (-INF, -INF),
             zeros(5),
             log_norm=lambda k: -INF,
+            log_singular=powers(0, 0),
             spectrum={h: (0, 0, 0)},
         ),
         FlowProblem(
@@ -150,6 +173,7 @@ def linear_problems() -> list[FlowProblem]:
             (math.log(1e30),) * 2,
             zeros(40),
             log_norm=lambda k: k * math.log(1e30),
+            log_singular=powers(1e30, 1e30),
             spectrum={h: (1e30, 1e30, 0)},
         ),
         FlowProblem(
@@ -158,6 +182,7 @@ def linear_problems() -> list[FlowProblem]:
             (math.log(1e-30),) * 2,
             zeros(40),
             log_norm=lambda k: k * math.log(1e-30),
+            log_singular=powers(1e-30, 1e-30),
             spectrum={h: (1e-30, 1e-30, 0)},
         ),
         FlowProblem(
@@ -167,6 +192,7 @@ def linear_problems() -> list[FlowProblem]:
             zeros(80),
             warmup=45,
             log_norm=triangular(0.7, 3 * 1.5, 1.5),  # transposed: the same norm
+            log_singular=pair(triangular(0.7, 3 * 1.5, 1.5), math.log(1.05)),
             spectrum={h: (1.5, 1.5, 0), ("l1", "h"): (0.7, 0.7, 0)},
         ),
     ]
@@ -185,6 +211,10 @@ def tent_problem() -> FlowProblem:
             break
     last = math.log(math.hypot(2, 4) if orbit[T - 1] > 0.5 else 2)
     layer = rnn("relu", tensor([2, -2], [4, -4]), tensor(0, -2))
+
+    def norm(k: int) -> float:
+        return last + (k - 1) * math.log(2) + math.log(2) / 2
+
     return FlowProblem(
         "tent map",
         layer,
@@ -192,7 +222,8 @@ def tent_problem() -> FlowProblem:
         zeros(T),
         h0=state(orbit[0], 0),
         warmup=warmup,
-        log_norm=lambda k: last + (k - 1) * math.log(2) + math.log(2) / 2,
+        log_norm=norm,
+        log_singular=lambda k: (norm(k), -INF),
         spectrum={("l0", "h"): (2, math.sqrt(40), 6)},
     )
 
@@ -260,6 +291,7 @@ def simple_problems() -> list[FlowProblem]:
             zeros(60),
             warmup=30,
             log_norm=triangular(1.2, 3, 0.4),
+            log_singular=pair(triangular(1.2, 3, 0.4), math.log(0.48)),
             spectrum={h: (1.2, math.exp(norm_2x2(1.2, 3, 0, 0.4)), 3)},
         ),
         FlowProblem(
@@ -268,6 +300,7 @@ def simple_problems() -> list[FlowProblem]:
             (0.0, 0.0, 0.0),
             torch.ones(1, 30, 1, dtype=torch.float64),
             log_norm=lambda k: 0.0,
+            log_singular=powers(1, 1, 1),
             spectrum={h: (1, 1, 0)},
         ),
         FlowProblem(
@@ -279,6 +312,7 @@ def simple_problems() -> list[FlowProblem]:
             (-INF, -INF),
             2 * turns,
             log_norm=lambda k: 0.0 if k == 1 else -INF,
+            log_singular=lambda k: (0.0, -INF) if k == 1 else (-INF, -INF),
         ),
         tent_problem(),
     ]
@@ -301,6 +335,7 @@ def gated_problems() -> list[FlowProblem]:
             zeros(60),
             warmup=30,
             log_norm=lstm_origin,
+            log_singular=lambda k: (lstm_origin(k), lstm_origin(k) + (k - 1) * math.log(1 / 3), -INF, -INF),
             spectrum={("l0", "g"): (1, 1, 0), ("l0", "i"): (0, 0, 0)},
         ),
         FlowProblem(
@@ -317,6 +352,7 @@ def gated_problems() -> list[FlowProblem]:
             zeros(140),
             warmup=100,
             log_norm=lambda k: k * math.log(sigmoid(5)) + math.log(1.25) / 2,
+            log_singular=lambda k: (*(k * log + math.log(1.25) / 2 for log in logs(sigmoid(5), f)), -INF, -INF),
         ),
         FlowProblem(
             "GRU at the origin",
@@ -325,6 +361,7 @@ def gated_problems() -> list[FlowProblem]:
             zeros(60),
             warmup=30,
             log_norm=lambda k: k * math.log(1.5),
+            log_singular=powers(1.5, 0.5),
             spectrum={("l0", "n"): (4, 4, 0), ("l0", "z"): (0, 0, 0)},
         ),
         FlowProblem(
@@ -334,6 +371,7 @@ def gated_problems() -> list[FlowProblem]:
             zeros(60),
             warmup=30,
             log_norm=lambda k: k * math.log(sigmoid(3)),
+            log_singular=powers(sigmoid(3), sigmoid(-1)),
         ),
         FlowProblem(
             "GRU at the origin, non-normal",
@@ -342,6 +380,7 @@ def gated_problems() -> list[FlowProblem]:
             zeros(60),
             warmup=30,
             log_norm=triangular(0.75, 10, 0.25),
+            log_singular=pair(triangular(0.75, 10, 0.25), math.log(0.75 * 0.25)),
             spectrum={("l0", "n"): (1, math.exp(norm_2x2(1, 40, 0, -1)), 40)},
         ),
     ]

@@ -67,6 +67,17 @@ def log_norms(J_TMM, rows=None):
         return found
 
 
+def log_singular_values(J_TMM, digits):
+    """log of all singular values of J_T ... J_1, largest first; what is below 10^-(digits / 2) of the largest is 0."""
+    with mpmath.workdps(digits):
+        P = mpmath.eye(J_TMM.shape[-1])
+        for J_MM in J_TMM:
+            P = mpmath.matrix(J_MM.tolist()) * P
+        sizes = mpmath.svd_r(P, compute_uv=False)
+        least = sizes[0] * mpmath.mpf(10) ** (-digits // 2)
+        return [float(mpmath.log(size)) if size > least else -math.inf for size in sizes]
+
+
 def frame(M, k):
     """k directions that no layer prefers, always the same."""
     return torch.randn(M, M, dtype=torch.float64, generator=torch.Generator().manual_seed(0))[:, :k]

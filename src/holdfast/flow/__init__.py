@@ -7,13 +7,16 @@ from holdfast.flow.jacobians import jacobian_log_norms, saturation
 from holdfast.flow.lyapunov import LyapunovExponents, lyapunov_exponents
 from holdfast.flow.penalties import flossing, layer_inputs, omega
 from holdfast.flow.probe import FlowProbe, FlowSample
+from holdfast.flow.singular import jacobian_log_singular_values
 from holdfast.flow.spectra import Spectrum, Threshold, TransientGrowth, spectra, spectrum, transient_growth
+from holdfast.flow.surface import ErrorSurface, error_surface
 from holdfast.flow.verdict import Diagnosis, diagnose
 
 __all__ = [
     "Adjoints",
     "Advice",
     "Diagnosis",
+    "ErrorSurface",
     "Finding",
     "FlowProbe",
     "FlowSample",
@@ -26,9 +29,11 @@ __all__ = [
     "adjoints",
     "calendar_time",
     "diagnose",
+    "error_surface",
     "flossing",
     "growth",
     "jacobian_log_norms",
+    "jacobian_log_singular_values",
     "layer_inputs",
     "lyapunov_exponents",
     "omega",

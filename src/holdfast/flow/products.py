@@ -34,14 +34,16 @@ class Product:
         return cls(eye_MK.expand(B, M, K), log_M.expand(B, M))
 
     def after(self, J_BMM: Tensor) -> Product:
-        """J P, where J may hold zeros but nothing near the smallest or the largest float64."""
+        """J P."""
+        scale_BM = J_BMM.abs().amax(2)
+        J_BMM = J_BMM / scale_BM.masked_fill(scale_BM == 0, 1)[:, :, None]
         reach_BMM = self.log_BM[:, None].masked_fill(J_BMM == 0, -torch.inf)
         top_BM = reach_BMM.amax(2)
         share_BMM = (reach_BMM - top_BM.masked_fill(top_BM == -torch.inf, 0)[:, :, None]).exp()
         rows_BMK = (J_BMM * share_BMM) @ self.mantissa_BMK
         size_BM = rows_BMK.abs().amax(2)
         mantissa_BMK = rows_BMK / size_BM.masked_fill(size_BM == 0, 1)[:, :, None]
-        return Product(mantissa_BMK, size_BM.log() + top_BM)
+        return Product(mantissa_BMK, size_BM.log() + scale_BM.log() + top_BM)
 
     def log_norm(self, rows: int) -> Tensor:
         """Natural log of the largest singular value of the first rows [B], -inf where they are 0."""

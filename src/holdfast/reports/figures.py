@@ -13,6 +13,26 @@ from holdfast.errors import OptionError, Problem
 INK, FORECAST, NAIVE = "#1b2a34", "#0b7a75", "#c8553d"
 
 
+def blank_figure(inches: tuple[float, float]) -> Any:
+    """A figure that belongs to no window system.
+
+    Args:
+        inches: Width and height.
+
+    Returns:
+        A `matplotlib.figure.Figure` that lays itself out.
+
+    Raises:
+        OptionError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        fix = "pip install 'holdfast[report]'"
+        raise OptionError(Problem("pictures", "the extra `report`", "matplotlib is not installed", fix)) from error
+    return Figure(figsize=inches, layout="constrained")
+
+
 def forecast_figure(
     path: Path,
     history: pl.DataFrame,
@@ -45,12 +65,7 @@ def forecast_figure(
         >>> path.read_bytes()[1:4]
         b'PNG'
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        fix = "pip install 'holdfast[report]'"
-        raise OptionError(Problem("pictures", "the extra `report`", "matplotlib is not installed", fix)) from error
-    figure = Figure(figsize=(11, 2.5 * len(ids) + 0.8), layout="constrained")
+    figure = blank_figure((11, 2.5 * len(ids) + 0.8))
     panels = figure.subplots(len(ids), 1, squeeze=False)[:, 0]
     for panel, unique_id in zip(panels, ids, strict=True):
         past = history.filter(pl.col("unique_id") == unique_id).tail(steps)
