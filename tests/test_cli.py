@@ -131,6 +131,8 @@ def test_a_wrong_use_exits_2(run, words, part):
         (["predict", "nowhere"], "nowhere"),
         (["diagnose", "nowhere"], "nowhere"),
         (["diagnose", "{kept}", "--data", "no.csv"], "no.csv"),
+        (["diagnose", "{kept}", "--picture", "flow.jpg"], "option --picture"),
+        (["diagnose", "{kept}", "--picture", "no/where.png"], "option --picture"),
         (["resume", "nowhere"], "nowhere"),
         (["fit", "{data}", "--cell", "lstn"], "option cell"),
         (["fit", "{data}", "--clip", "norm:-1"], "clip rule"),
@@ -503,7 +505,7 @@ def test_backtest_prints_the_means_of_what_it_writes(run, data, tmp_path):
         assert f"{pair['holdfast']:.3f}" in out, metric
 
 
-def test_diagnose_says_a_verdict_first_and_gives_all_numbers_as_json(run, kept, data):
+def test_diagnose_says_a_verdict_first_and_gives_all_numbers_as_json(run, kept, data, tmp_path):
     code, out, _ = run("diagnose", kept)
     assert code == 0
     assert out.startswith(("Healthy", "Vanishing", "Exploding", "The season"))
@@ -511,8 +513,10 @@ def test_diagnose_says_a_verdict_first_and_gives_all_numbers_as_json(run, kept, 
     code, text, _ = run("diagnose", kept, "--json")
     assert code == 0
     assert out.startswith(json.loads(text)["verdict"])
-    code, other, _ = run("diagnose", kept, "--data", data)
+    code, other, _ = run("diagnose", kept, "--data", data, "--picture", tmp_path / "flow.svg")
     assert (code, other) == (0, out)
+    drawn = (tmp_path / "flow.svg").read_text()
+    assert "How far back the loss reaches" in drawn or "<svg" in drawn
 
 
 def test_resume_goes_on_with_a_complete_run(run, data, tmp_path):

@@ -260,12 +260,13 @@ def diagnose(
     data: Annotated[
         Path | None, typer.Option("--data", help="Newer or other series. [default: those of the fit]")
     ] = None,
+    picture: Annotated[Path | None, typer.Option(help="flow.png or .svg: adjoints and eigenvalues.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print verdict and all numbers as JSON.")] = False,
 ) -> None:
     """Say whether gradients explode or vanish in a run, why, and the option that helps; also where it broke down."""
     from holdfast.forecasting.runs import diagnose_run
 
-    found = diagnose_run(run, data)
+    found = diagnose_run(run, data, picture)
     if as_json:
         sys.stdout.write(found.to_json() + "\n")
     else:

@@ -10,13 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tests.forecasting.small import DATES, SEASON, series, small, table
 
 from holdfast import DataError, Forecaster, OptionError, TrainingError
 from holdfast.forecasting import rundir
-from holdfast.forecasting.diagnosis import case_after
+from holdfast.forecasting.diagnosis import case_after, diagnosis_panels
 from holdfast.forecasting.runs import diagnose_run
 from holdfast.networks import batch_loss
+from holdfast.telemetry import FlowRecord
 
 STEPWISE = {"segment": 1, "context_length": 24}  # one observation per recurrent step
 DIVERGING = {"cell": "rnn-relu", "init": "radius:1.5", "clip": "none", "lr": 1e3, "optimizer": "sgd", **STEPWISE}
@@ -203,3 +205,27 @@ def test_missing_targets_weigh_nothing():
     network, scale_B = case.task.network, case.task.error_scale_n[case.batch.series_B]
     loss = batch_loss(network.head, network(case.batch), case.batch, scale_B)
     assert forecaster.diagnose().observation.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+def titles(found, records):
+    figure = Figure()
+    for number, panel in enumerate(diagnosis_panels(found, records)):
+        panel(figure.add_subplot(9, 1, number + 1))
+    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+
+
+@pytest.mark.parametrize(
+    ("cell", "eigenvalues"),
+    [("lstm", "Jacobian at the origin"), ("gru", "Jacobian at the origin"), ("rnn-sigmoid", "Eigenvalues of the rec")],
+)
+def test_the_picture_shows_adjoints_the_eigenvalues_that_decide_and_their_course(data, cell, eigenvalues):
+    flow = FlowRecord(
+        step=3, rates={}, rate_errors={}, log_factors={}, memory_lengths={}, seconds=0.1,
+        lags={"recurrent.l0": (0, 1), "gone": ()}, log_norms={"recurrent.l0": (0.0, -1.0), "gone": ()},
+    )  # fmt: skip
+    found = small(cell=cell).diagnose(data)
+    first, second, third = titles(found, [flow])
+    assert first == "How far back the loss reaches"
+    assert second.startswith(eigenvalues)
+    assert third == "Adjoints of recurrent.l0 while it learns"
+    assert titles(found, []) == [first, second]

@@ -8,11 +8,12 @@ from holdfast.flow.lyapunov import LyapunovExponents, lyapunov_exponents
 from holdfast.flow.penalties import flossing, layer_inputs, omega
 from holdfast.flow.probe import FlowProbe, FlowSample
 from holdfast.flow.singular import jacobian_log_singular_values
-from holdfast.flow.spectra import Spectrum, Threshold, TransientGrowth, spectra, spectrum, transient_growth
+from holdfast.flow.spectra import GAINS, Spectrum, Threshold, TransientGrowth, spectra, spectrum, transient_growth
 from holdfast.flow.surface import ErrorSurface, error_surface
 from holdfast.flow.verdict import Diagnosis, diagnose
 
 __all__ = [
+    "GAINS",
     "Adjoints",
     "Advice",
     "Diagnosis",

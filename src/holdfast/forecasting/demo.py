@@ -62,6 +62,7 @@ def run_demo(
     forecaster = Forecaster(horizon=HORIZON, season_length=SEASON, max_steps=100_000, time_budget=time_budget)
     forecaster.fit(m4_hourly("train"), show=show)
     say(forecaster.summary())
+    say(forecaster.diagnose().verdict)
     held_out = _held_out(forecaster.fitted, everything)
     scores = mean_scores(score_table(held_out, everything, SEASON, forecaster.levels))
     picture = folder / "forecast.png"

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import DataError, Problem
-from holdfast.flow import Advice, Diagnosis, Finding, diagnose
+from holdfast.flow import GAINS, Advice, Diagnosis, Finding, diagnose
 from holdfast.forecasting import rundir
 from holdfast.forecasting.config import Config
 from holdfast.forecasting.fitted import Fitted, Prepared, device, plan, read_fitted, read_prepared
 from holdfast.forecasting.plan import make_network, plan_task, training_config
 from holdfast.networks import Target
+from holdfast.reports import adjoint_panel, eigenvalue_panel, history_panel
+from holdfast.reports.flow import Panel
 from holdfast.series import Freq, SeriesStore
-from holdfast.telemetry import Record, StepRecord, read_telemetry, some_of
+from holdfast.telemetry import FlowRecord, Record, StepRecord, read_telemetry, some_of
 from holdfast.training import PEAK_RATES, Task, load_tensors, replay, seeded
 from holdfast.windows import Batch
 
@@ -182,3 +184,28 @@ def _for_a_fit(finding: Finding, config: Config, segment: int, seasons: Sequence
     present = {f"--init {config.init}", f"--clip {config.clip}"}
     kept = [one for one in finding.advice if one.option is not None and one.option not in present]
     return replace(finding, advice=(*own, *kept))
+
+
+def diagnosis_panels(found: Diagnosis, records: Sequence[Record]) -> list[Panel]:
+    """Adjoints over lag, the eigenvalues that decide, and adjoints over the training so far, as far as these are there.
+
+    Args:
+        found: The diagnosis.
+        records: Telemetry of the run.
+    """
+    seen = found.observation
+    panels: list[Panel] = []
+    if seen.layers:
+        parts = {"h": {name: layer.h for name, layer in seen.layers.items()}}
+        parts["c"] = {name: layer.c for name, layer in seen.layers.items() if layer.c is not None}
+        growths = {f"dL/d{part} {name}": growth for part, each in parts.items() for name, growth in each.items()}
+        panels.append(adjoint_panel(growths, season=found.setting.reach))
+    for name, each in seen.spectra.items():
+        if each.activation in GAINS:
+            panels.append(eigenvalue_panel({name: each.eigenvalues.tolist()}, radius=1 / GAINS[each.activation]))
+        elif each.activation in ("gru.n", "lstm.g"):  # with the other gates at 1/2
+            jacobian = (0.5 + each.eigenvalues / 4).tolist()
+            panels.append(eigenvalue_panel({f"1/2 + eigenvalue / 4, {name}": jacobian}, title="Jacobian at the origin"))
+    flows = [record for record in records if isinstance(record, FlowRecord)]
+    names = dict.fromkeys(name for flow in flows for name, lags in flow.lags.items() if lags)
+    return [*panels, *(history_panel(flows, name) for name in names)]

@@ -11,10 +11,11 @@ import polars as pl
 from holdfast.errors import OptionError, Problem
 from holdfast.flow import Diagnosis
 from holdfast.forecasting.config import Config
-from holdfast.forecasting.diagnosis import case_of_run, diagnose_case
+from holdfast.forecasting.diagnosis import case_of_run, diagnose_case, diagnosis_panels
 from holdfast.forecasting.fitted import prepare
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
 from holdfast.forecasting.metrics import mean_scores, score_table
+from holdfast.reports import flow_figure
 from holdfast.series import read_table, write_table
 from holdfast.telemetry import Outlook
 
@@ -47,17 +48,19 @@ def backtest_file(
     return mean_scores(scores)
 
 
-def diagnose_run(run: Path | str, data: Path | str | None = None) -> Diagnosis:
+def diagnose_run(run: Path | str, data: Path | str | None = None, picture: Path | None = None) -> Diagnosis:
     """Look at a kept run, with other series if they are given; a run that broke down at the step where it did.
 
     Args:
         run: Directory of a fit, complete or not.
         data: CSV or Parquet file with newer or other series, for a complete run; None: those of the fit.
+        picture: .png or .svg file to draw adjoints, eigenvalues and their course in training to; None: no picture.
 
     Returns:
         Verdict, findings, advice as options of a fit, and numbers.
 
     Raises:
+        OptionError: The picture cannot be drawn there, or matplotlib is not installed.
         RunDirectoryError: The directory is not a run, or a file in it is damaged or not the original.
         DataError: With everything that is wrong with the table.
 
@@ -69,16 +72,20 @@ def diagnose_run(run: Path | str, data: Path | str | None = None) -> Diagnosis:
         >>> diagnose_run(folder).kind
         'healthy'
     """
-    if data is None:
-        return diagnose_case(case_of_run(Path(run)))
-    return Forecaster.load(run).diagnose(data)
+    if picture is not None:
+        check_place(picture, (".png", ".svg"), "--picture")
+    case = case_of_run(Path(run))
+    found = diagnose_case(case) if data is None else Forecaster.load(run).diagnose(data)
+    if picture is not None:
+        flow_figure(picture, diagnosis_panels(found, case.records), title=found.kind.capitalize())
+    return found
 
 
-def check_place(out: Path) -> None:
+def check_place(out: Path, endings: tuple[str, str] = (".csv", ".parquet"), option: str = "--out") -> None:
     """Refuse a file that could not be written, before the work whose result it is to hold."""
-    if out.suffix not in (".csv", ".parquet") or not out.parent.is_dir():
-        expected, got = "a file that ends in .csv or .parquet, in a folder that is there", repr(str(out))
-        raise OptionError(Problem("option --out", expected, got, "change its name, or create the folder first"))
+    if out.suffix not in endings or not out.parent.is_dir():
+        expected, got = f"a file that ends in {' or '.join(endings)}, in a folder that is there", repr(str(out))
+        raise OptionError(Problem(f"option {option}", expected, got, "change its name, or create the folder first"))
 
 
 def describe_file(config: Config, data: Path) -> list[str]:

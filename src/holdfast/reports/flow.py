@@ -157,13 +157,19 @@ def adjoint_panel(
             ring = {"color": INK, "markerfacecolor": "white", "markersize": 8, "linestyle": "none"}
             panel.plot([], [], "o", label="memory length", **ring)
         if season is not None:
-            panel.axvline(season, color=INK, linewidth=0.9, linestyle=(0, (2, 3)), label=f"one season: {season} steps")
+            panel.axvline(
+                season,
+                color=INK,
+                linewidth=0.9,
+                linestyle=(0, (2, 3)),
+                label=f"one season: {season} step" + ("" if season == 1 else "s"),
+            )
         panel.set_ylim(floor, ceiling)
         panel.margins(x=0.01)
         whole(panel.xaxis)
         powers_of_ten(panel.yaxis)
         panel.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        finish(panel, title, "lag: steps back from the loss", "norm of dL/dh")
+        finish(panel, title, "lag: steps back from the loss", "norm of the adjoint")
         if growths or season is not None:
             panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=10)
 
@@ -207,18 +213,18 @@ def eigenvalue_panel(
                 alpha=0.75,
                 linewidth=0,
                 zorder=3,
-                label=f"{name}:\nspectral radius {largest:.3g}",
+                label=f"{name}: spectral radius {largest:.3g}",
             )
         x, y = radius * np.cos(turn), radius * np.sin(turn)
         panel.fill(x, y, color=FORECAST, alpha=0.07, linewidth=0)
-        panel.plot(x, y, color=INK, linewidth=1.3, label=f"circle of radius {radius:g}:\nneither grows nor vanishes")
+        panel.plot(x, y, color=INK, linewidth=1.3, label=f"circle of radius {radius:g}: neither grows nor vanishes")
         panel.set_xlim(-1.12 * edge, 1.12 * edge)
         panel.set_ylim(-1.12 * edge, 1.12 * edge)
         panel.set_aspect("equal")
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=5))
         finish(panel, title, "real part", "imaginary part")
-        panel.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=10, labelspacing=1.2)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=10)
 
     return draw
 
