@@ -19,7 +19,7 @@ from common import machine_facts, write_results
 from torch import nn
 from write_results_page import write_page
 
-from holdfast.flow import adjoints, growth, spectrum
+from holdfast.flow import adjoints, diagnose, growth, spectrum
 
 CONTEXT, BATCH, HIDDEN, INPUTS = 336, 128, 128, 8
 
@@ -94,12 +94,15 @@ def main() -> None:
         "training step that logs the norm of every gradient": lambda: step(True),
         "adjoints and growth of both layers": lambda: probe(CONTEXT),
         "the same over a quarter of the context": lambda: probe(CONTEXT // 4),
+        "a whole diagnosis, with spectra, exponents and the verdict": lambda: diagnose(
+            model, lambda: model(x_BTD).square().mean()
+        ),
         "norms of dL/dh_t by an unrolled loop in autograd": lambda: unrolled_norms(model, x_BTD),
         "spectrum of a recurrent matrix of 512 units": lambda: spectrum(W_NN, "tanh"),
     }
     seconds = take_turns(ways, repeats)
     for name, value in seconds.items():
-        print(f"{name:<54}{value:>8.3f} s  {value / seconds['training step']:>6.2f} steps")
+        print(f"{name:<60}{value:>8.3f} s  {value / seconds['training step']:>6.2f} steps")
     write_results("flow", {"machine": machine_facts(), "repeats": repeats, "seconds": seconds})
     write_page()
 
