@@ -534,6 +534,155 @@ def test_settings_that_cannot_be_are_refused(given):
         case.diagnose(**given)
 
 
+def looping(kind):
+    case = seeded(Looping)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        case.model.cell = kind(D, N)
+    return case
+
+
+def test_advice_for_a_cell_runs_as_printed():
+    case = looping(nn.RNNCell)
+    found = case.diagnose()
+    assert found.kind == "vanishing"
+    start, other = found.advice
+    case.follow(start)
+    assert case.diagnose().kind == "healthy"
+    assert isinstance(case.follow(other)["lstm"], nn.LSTMCell)
+
+
+def test_a_bound_on_a_cell_that_may_be_fed_back_promises_less():
+    case = looping(nn.RNNCell)
+    case.model.cell.weight_hh.data *= 4
+    case.x = case.x * 1e-3
+    found = case.diagnose()
+    assert found.kind == "exploding through time"
+    assert "so that W itself lets nothing grow" in found.advice[-1].text
+    case.follow(found.advice[-1])
+    assert case.diagnose().kind != "exploding through time"
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: nn.RNN(D, N, 2), "num_layers=2"),
+        (lambda: nn.RNN(D, N, batch_first=True), "batch_first=True"),
+        (lambda: nn.RNN(D, N, bidirectional=True), "bidirectional=True"),
+        (lambda: RNN(D, N), "batch_first=True"),
+    ],
+)
+def test_the_lstm_of_an_advice_takes_the_place_of_the_layer(make, options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = nn.ModuleDict({"rnn": make()}), torch.randn(T, T, D)
+        first = getattr(model["rnn"], "batch_first", True)
+        found = diagnose(
+            model, lambda: (model["rnn"](x)[0][:, -1] if first else model["rnn"](x)[0][-1]).sum(), reach=30
+        )
+        line = found.advice[-1].line
+        names = {"torch": torch, "init_recurrent_": init_recurrent_}
+        exec(line, names)
+    assert f"torch.nn.LSTM({D}, {N}, {options})" in line
+    assert names["lstm"](x)[0].shape == model["rnn"](x)[0].shape
+
+
+@pytest.mark.parametrize("option", ["--init orthogonal", "--constraint cap:1"])
+def test_a_constraint_that_is_too_loose_is_taken_off_first(option):
+    case = CASES["exploding through time: tanh"]()
+    constrain_recurrent_(case.model.rnn, "cap:1.5")
+    advice = next(one for one in case.diagnose().advice if one.option == option)
+    case.follow(advice)
+    assert case.diagnose().kind != "exploding through time"
+
+
+def test_in_a_stack_or_beside_other_layers_the_one_that_explodes_is_held():
+    case = seeded(Looping)
+    first, case.model.first = nn.RNN(D, D, batch_first=True), None
+    case.model.first = first
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        case.model.cell = nn.RNNCell(D, N)
+    case.model.cell.weight_hh.data *= 4
+    plain, case.x = case.model.forward, case.x * 1e-3
+    case.losses = lambda: (plain(first(case.x)[0]) - case.y).square()
+    advice = case.diagnose().advice[-1]
+    assert advice.line == 'constrain_recurrent_(model.get_submodule("cell"), "cap:1")'
+
+
+@pytest.mark.parametrize("spoil", ["x", "y"])
+def test_where_all_windows_are_broken_none_are_left_out(spoil):
+    case = seeded(stock, nn.GRU)
+    setattr(case, spoil, getattr(case, spoil) * math.nan)
+    found = case.diagnose()
+    assert found.kind == "not finite"
+    case.follow(found.advice[0])
+    assert len(case.x) == B
+    assert spoil == "y" or case.diagnose().kind != "not finite"
+
+
+def test_states_that_add_up_are_told_from_a_steep_head():
+    """h_t = relu(h_{t-1} + U x_t) on inputs of one sign: states of the size of T, adjoints of one size."""
+    case = seeded(rnn_of, "identity", "relu", x=with_value((0, 0), 1.0).abs() * 3)
+    case.model.rnn.weight_ih_l0.data.abs_()
+    case.loss = lambda out, y: (out - out.detach() - 1.0).square()
+    found = case.diagnose()
+    assert found.kind == "exploding states"
+    norms = found.observation.role_norms()
+    assert norms["recurrent"] > norms["head"]
+
+
+def test_standardised_inputs_stay_finite_where_a_feature_is_constant():
+    case = CASES["saturated: inputs"]()
+    case.x[..., 0] = 7e5
+    case.follow(next(finding for finding in case.diagnose().findings if finding.kind == "saturated").advice[0])
+    assert torch.isfinite(case.x).all()
+
+
+def test_frozen_weights_have_no_gradient_and_a_verdict():
+    case = seeded(stock, nn.RNN)
+    plain = case.diagnose()
+    case.model.requires_grad_(False)
+    found = case.diagnose()
+    assert found.verdict == plain.verdict
+    assert set(found.observation.role_norms().values()) == {0.0}
+
+
+def test_weights_in_half_precision_can_follow_the_advice():
+    case = CASES["vanishing: tanh"]()
+    case.model.bfloat16()
+    case.x, case.y = case.x.bfloat16(), case.y.bfloat16()
+    case.follow(case.diagnose().advice[0])
+    W = case.model.rnn.weight_hh_l0.float()
+    assert torch.allclose(W @ W.T, torch.eye(N), atol=2e-2)
+
+
+def test_a_weight_that_nothing_reads_can_be_broken_in_a_steep_model():
+    case = CASES["exploding head"]()
+    case.model.unused = nn.Parameter(torch.tensor(math.nan))
+    assert "unused" in case.diagnose().verdict
+
+
+def test_large_models_are_told_of_fewer_windows(monkeypatch):
+    monkeypatch.setattr("holdfast.flow.observation.MOST_WORK", 1.0)
+    case = seeded(stock, nn.LSTM)
+    seen = case.diagnose().observation
+    assert len(seen.window_gradients) == 2
+    assert list(seen.horizon_gradients) == [1, 2]
+
+
+def test_a_loss_that_runs_backward_is_refused():
+    case = seeded(stock, nn.RNN)
+
+    def loss():
+        found = case.losses().mean()
+        found.backward()
+        return found
+
+    with pytest.raises(OptionError, match="call no backward"):
+        diagnose(case.model, loss)
+
+
 def test_a_model_without_recurrence_is_refused():
     model = nn.Linear(3, 1)
     with pytest.raises(OptionError, match="recurrent"):

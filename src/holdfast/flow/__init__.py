@@ -1,12 +1,13 @@
 """How gradients flow through time: measures of it, and penalties on it. Reads models, never changes them."""
 
 from holdfast.flow.adjoints import Adjoints, adjoints
-from holdfast.flow.findings import Advice, Finding
+from holdfast.flow.findings import Finding
 from holdfast.flow.growth import Growth, Profile, calendar_time, growth
 from holdfast.flow.jacobians import jacobian_log_norms, saturation
 from holdfast.flow.lyapunov import LyapunovExponents, lyapunov_exponents
 from holdfast.flow.penalties import flossing, layer_inputs, omega
 from holdfast.flow.probe import FlowProbe, FlowSample
+from holdfast.flow.remedies import Advice
 from holdfast.flow.singular import jacobian_log_singular_values
 from holdfast.flow.spectra import GAINS, Spectrum, Threshold, TransientGrowth, spectra, spectrum, transient_growth
 from holdfast.flow.surface import ErrorSurface, error_surface

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from holdfast.errors import OptionError, Problem
 from holdfast.flow.backward import backward
 from holdfast.flow.capture import Call, Track, captured, untouched
+from holdfast.flow.newest import most_read, only_newest
 from holdfast.flow.scaled import Scaled
 
 
@@ -102,10 +103,20 @@ def adjoints(model: nn.Module, loss_fn: Callable[[], Tensor]) -> dict[str, Adjoi
     return _named(propagate(model, loss_fn))
 
 
-def propagated(loss: Tensor, calls: Sequence[Call]) -> dict[str, Adjoints]:
-    """The adjoints of a loss that `calls` were captured for: what `adjoints` returns."""
+def propagated(loss: Tensor, calls: Sequence[Call], *, newest: bool = False) -> dict[str, Adjoints]:
+    """The adjoints of a loss that `calls` were captured for: what `adjoints` returns.
+
+    With `newest` those of what arrives at the newest step alone that the loss reads itself.
+    """
     with torch.autocast(loss.device.type, enabled=False):
-        return _named(_propagate(loss, calls))
+        return _named(_propagate(loss, calls, newest))
+
+
+def steps_read(loss: Tensor, calls: Sequence[Call]) -> int:
+    """The most steps of any window that a loss reads itself, past the recurrence."""
+    leaves = _leaves(calls)
+    with torch.autocast(loss.device.type, enabled=False):
+        return most_read(_sent(loss, leaves), calls, _chains(calls, _continued(calls, leaves)))
 
 
 def check_loss(loss: Any, calls: Sequence[Call]) -> None:
@@ -118,6 +129,9 @@ def check_loss(loss: Any, calls: Sequence[Call]) -> None:
         got = f"{shape} without a graph" if isinstance(loss, Tensor) and not loss.requires_grad else shape
         fix = "return the loss itself, as in lambda: criterion(model(x), y), before backward() and item()"
         problems.append(Problem("result of loss_fn", "one number with a graph", got, fix))
+    if any(leaf.grad is not None for call in calls for leaf in call.leaves):
+        fix = "return the loss, and call no backward() in loss_fn"
+        problems.append(Problem("loss_fn", "a forward pass alone", "a backward pass too", fix))
     if problems:
         raise OptionError(problems)
 
@@ -158,26 +172,56 @@ def propagate(model: nn.Module, loss_fn: Callable[[], Tensor]) -> list[Found]:
             loss: Any = loss_fn()
         check_loss(loss, calls)
         with torch.autocast(loss.device.type, enabled=False):
-            return _propagate(loss, calls)
+            return _propagate(loss, calls, newest=False)
 
 
-def _propagate(loss: Tensor, calls: Sequence[Call]) -> list[Found]:
-    """Adjoints of all calls, from the last to the first: each hands on to the calls before it."""
-    leaves = {id(leaf): (at, leaf) for at, call in enumerate(calls) for leaf in call.leaves}
+def _leaves(calls: Sequence[Call]) -> _Leaves:
+    return {id(leaf): (at, leaf) for at, call in enumerate(calls) for leaf in call.leaves}
+
+
+def _sent(loss: Tensor, leaves: _Leaves) -> dict[int, Scaled]:
+    """What arrives at the leaves from the loss itself."""
     arrived: dict[int, Scaled] = {}
     _send(arrived, loss, Scaled.of(torch.ones_like(loss)[None], 0.0), [leaf for _, leaf in leaves.values()])
+    return arrived
+
+
+def _continued(calls: Sequence[Call], leaves: _Leaves) -> list[int | None]:
+    """For each call the number of the call of the same module whose state it starts from, or None."""
+    return [
+        max(
+            (at for start in call.starts for at, _ in _reached(start, leaves) if calls[at].module == call.module),
+            default=None,
+        )
+        for call in calls
+    ]
+
+
+def _chains(calls: Sequence[Call], continued: Sequence[int | None]) -> list[int]:
+    """For each call the number of the first call of its sequence."""
+    chains: list[int] = []
+    for at, before in enumerate(continued):
+        alone = before is None or calls[at].directions > 1 or calls[before].x_TBX.shape[1] != calls[at].x_TBX.shape[1]
+        chains.append(at if alone or before is None else chains[before])
+    return chains
+
+
+def _propagate(loss: Tensor, calls: Sequence[Call], newest: bool) -> list[Found]:
+    """Adjoints of all calls, from the last to the first: each hands on to the calls before it."""
+    leaves = _leaves(calls)
+    arrived = _sent(loss, leaves)
+    continued = _continued(calls, leaves)
+    if newest:
+        arrived = only_newest(arrived, calls, _chains(calls, continued))
     found = []
-    for call in reversed(calls):
+    for at, call in reversed(list(enumerate(calls))):
         with torch.no_grad():
             zeros = (Scaled.of(torch.zeros_like(leaf, dtype=call.dtype)) for leaf in call.leaves)
             towards = [arrived.pop(id(leaf), zero) for leaf, zero in zip(call.leaves, zeros, strict=True)]
             tracks, totals, sources, behind = _through(call, towards)
-        before: list[int] = []
         for tensor, grad in zip((call.x_TBX, *call.starts), behind, strict=True):
-            reached = _reached(tensor, leaves)
-            _send(arrived, tensor, grad, [leaf for _, leaf in reached])
-            before += [at for at, _ in reached if tensor is not call.x_TBX and calls[at].module == call.module]
-        found.append(Found(call, tracks, totals, sources, max(before, default=None)))
+            _send(arrived, tensor, grad, [leaf for _, leaf in _reached(tensor, leaves)])
+        found.append(Found(call, tracks, totals, sources, continued[at]))
     return found[::-1]
 
 

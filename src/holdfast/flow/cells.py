@@ -86,10 +86,24 @@ class Recurrence:
                 below = parts[-1][0]
             state = _stacked(parts)
 
-    def gates(self, x_BD: Tensor, state: State) -> Iterator[tuple[str, str, Gate]]:
-        """Place, name and activation of each gate, layer by layer, at the step that reads x_t in that state."""
-        for place, found, _, _ in self._layers(x_BD, state, self._identity):
-            yield from ((place, name, gate) for name, gate in found.items())
+    def slopes(self, x_BD: Tensor, state: State) -> Iterator[tuple[str, str, Tensor]]:
+        """Place, name and slope [B, N] of each gate, layer by layer, at the step that reads x_t in that state."""
+        below = x_BD
+        for k, (place, weights) in enumerate(zip(self.unrolled.places, self.weights, strict=True)):
+            own = tuple(part[k] for part in state)
+            U, W, b_ih, b_hh = weights
+            a_BG, r_BG = F.linear(below, U, b_ih), F.linear(own[0], W, b_hh)
+            reset = torch.ones_like(a_BG[:, :0])
+            for name, a_BN, r_BN in zip(
+                self.names, *(pre.chunk(len(self.names), 1) for pre in (a_BG, r_BG)), strict=True
+            ):
+                value_BN, slope_BN = SLOPES[self._phi(name)](a_BN + (reset * r_BN if name == "n" else r_BN))
+                reset = value_BN if name == "r" else reset
+                yield place, name, slope_BN
+            below = self.unrolled.step(*_affine(weights, below, own), own)[0]
+
+    def _phi(self, name: str) -> str:
+        return {"h": self.phi, "g": "tanh", "n": "tanh"}.get(name, "sigmoid")
 
     def jacobian(self, x_BD: Tensor, state: State) -> Tensor:
         """Jacobian of the next state with respect to this one [B, M, M]."""
@@ -135,8 +149,7 @@ class Recurrence:
                 reset = gates["r"]
                 pre_BN = a[j] + reset.value_BN * r[j]
                 tangent_BNK = da[j] + reset.value_BN[:, :, None] * dr[j] + r[j][:, :, None] * reset.change
-            phi = {"h": self.phi, "g": "tanh", "n": "tanh"}.get(name, "sigmoid")
-            gates[name] = Gate(*SLOPES[phi](pre_BN), tangent_BNK)
+            gates[name] = Gate(*SLOPES[self._phi(name)](pre_BN), tangent_BNK)
         return gates
 
     def _rows(self, frame_BMK: Tensor, k: int, part: int) -> Tensor:

@@ -96,7 +96,7 @@ def saturation(
     recurrence = read_layer(layer)
     counts: dict[tuple[str, str], Tensor] = {}
     for x_BD, state in recurrence.states(x_BTD, h0):
-        for place, name, gate in recurrence.gates(x_BD, state):
-            flat_N = (gate.slope_BN < below).double().mean(0)
+        for place, name, slope_BN in recurrence.slopes(x_BD, state):
+            flat_N = (slope_BN < below).double().mean(0)
             counts[place, name] = counts.get((place, name), torch.zeros_like(flat_N)) + flat_N
     return {key: total_N / x_BTD.shape[1] for key, total_N in counts.items()}

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from holdfast.errors import OptionError, Problem
-from holdfast.flow.adjoints import Adjoints, check_loss, propagated
+from holdfast.flow.adjoints import Adjoints, check_loss, propagated, steps_read
 from holdfast.flow.capture import Call, captured, untouched
 from holdfast.flow.cells import read_layer
-from holdfast.flow.growth import Growth, growth
 from holdfast.flow.jacobians import saturation
+from holdfast.flow.layers import LayerFlow, layer_flow
 from holdfast.flow.lyapunov import LyapunovExponents, lyapunov_exponents
 from holdfast.flow.spectra import Spectrum, spectra
 from holdfast.gradients.norms import combine_norms, tensor_norms
 from holdfast.gradients.roles import Role, find_roles
 
 MOST_PARTS = 8  # windows, and horizon steps, whose own gradients are measured: one backward pass each
+MOST_WORK = 3e11  # weights, times steps of all windows, of all these passes; but two of each are always taken
 MOST_ALONG = (8, 64, 1024)  # windows, last steps, and numbers in the state, for what is measured along the states
 
 
@@ -46,32 +47,6 @@ class ParameterGradient:
     gradient_norm: float
 
 
-@dataclass(frozen=True)
-class LayerFlow:
-    """What was measured of one layer and direction.
-
-    Attributes:
-        kind: RNN, GRU or LSTM.
-        nonlinearity: Of an RNN, else empty.
-        module: Name of the module that holds it.
-        h: Growth of dL/dh_t.
-        c: Growth of dL/dc_t for an LSTM, else None.
-        units: The units with the largest share of dL/dh_t at the lag where it is largest, with these shares.
-    """
-
-    kind: str
-    nonlinearity: str
-    module: str
-    h: Growth
-    c: Growth | None
-    units: tuple[tuple[int, float], ...]
-
-    @property
-    def carrier(self) -> Growth:
-        """Of the state that carries memory: c for an LSTM, else h."""
-        return self.h if self.c is None else self.c
-
-
 @dataclass(frozen=True, eq=False)
 class Observation:
     """What one look at a model and its loss measured.
@@ -80,6 +55,9 @@ class Observation:
         loss: Mean loss.
         by_readout: Whether adjoints are those of a fixed random readout of the newest state, because none reached the
             recurrence from the loss itself, or the loss was not finite.
+        steps_read: The most steps of any window that the loss reads itself, past the recurrence; 1 where a head reads
+            the newest state.
+        apart: Whether each horizon step reads one of them: the loss is unreduced, and its last step shows it.
         modules: Names of the recurrent modules that were called.
         parameters: Each with its gradient.
         broken: What is not finite, by place in the order of the computation: "weights", "inputs", "states", "loss",
@@ -98,6 +76,8 @@ class Observation:
 
     loss: float
     by_readout: bool
+    steps_read: int
+    apart: bool
     modules: tuple[str, ...]
     parameters: tuple[ParameterGradient, ...]
     broken: Mapping[str, tuple[str | int, ...]]
@@ -146,9 +126,11 @@ def observe(
         _note(broken, "loss", _broken_windows([losses], by_window=0) if losses.dim() else ("loss",) * _bad(loss))
         found: dict[str, Adjoints] = {}
         by_readout = False
+        alone = _Alone(1, False, {})
         if not broken.keys() & {"weights", "inputs", "states"}:
             found, by_readout = _adjoints(loss, calls)
-    gradients = _Gradients.of(model, loss_fn, named)
+            alone = alone if by_readout else _Alone.of(losses, loss, calls)
+    gradients = _Gradients.of(model, loss_fn, named, sum(call.x_TBX[..., 0].numel() for call in calls))
     _note(broken, "gradients", tuple(name for name, norm in gradients.by_name.items() if not math.isfinite(norm)))
     window_norms = _window_norms(found)
     along = _Along({}, {}, {}, ()) if weights else _Along.of(model, calls, with_states=bool(found))
@@ -157,13 +139,15 @@ def observe(
     return Observation(
         loss=loss.item(),
         by_readout=by_readout,
+        steps_read=alone.steps_read,
+        apart=alone.apart,
         modules=tuple(dict.fromkeys(call.module for call in calls)),
         parameters=tuple(
             ParameterGradient(name, roles[name], norm, gradients.by_name.get(name, 0.0))
             for name, norm in zip(named, tensor_norms([weight.detach() for weight in named.values()]), strict=True)
         ),
         broken=broken,
-        layers={name: _layer_flow(name, each, calls) for name, each in found.items()},
+        layers={name: layer_flow(model, each, alone.found.get(name), calls, name) for name, each in found.items()},
         spectra=along.spectra,
         flat=along.flat,
         exponents=along.exponents,
@@ -218,20 +202,26 @@ def _readout(call: Call) -> Tensor:
     return (newest_BH * weight_BH).sum()
 
 
-def _layer_flow(name: str, found: Adjoints, calls: Sequence[Call]) -> LayerFlow:
-    plain, place = name.split("#")[0], name.split("#")[0].rpartition(".")[2]
-    module = plain.removesuffix(place).removesuffix(".")
-    weights = next(p.weights for call in calls if call.module == module for p in call.places if p.name == place)
-    h = growth(found.log_norm_BT, found.mask_BT, reverse=found.reverse)
-    c = None
-    if found.c_log_norm_BT is not None:
-        c = growth(found.c_log_norm_BT, found.mask_BT, reverse=found.reverse)
-    largest_B = found.log_norm_BT.nan_to_num(-math.inf, math.inf, -math.inf).argmax(1)
-    share_N = found.direction_BTN[torch.arange(len(largest_B)), largest_B].double().square().mean(0)
-    shares, units = share_N.topk(min(3, len(share_N)))
-    return LayerFlow(
-        weights.kind, weights.nonlinearity, module, h, c, tuple(zip(units.tolist(), shares.tolist(), strict=True))
-    )
+@dataclass(frozen=True, eq=False)
+class _Alone:
+    """What the recurrence makes of the newest step that the loss reads, where it reads several."""
+
+    steps_read: int
+    apart: bool
+    found: Mapping[str, Adjoints]
+
+    @classmethod
+    def of(cls, losses: Tensor, loss: Tensor, calls: Sequence[Call]) -> _Alone:
+        read = steps_read(loss, calls)
+        if read < 2:
+            return cls(read, False, {})
+        last = loss
+        if losses.dim() > 1:
+            losses_BF = losses.flatten(1)
+            weighing = losses_BF.detach().any(0).nonzero().flatten().tolist()  # not where all targets are missing
+            last = losses_BF[:, weighing[-1]].mean() if weighing else loss
+        apart = last is not loss and steps_read(last, calls) == 1
+        return cls(read, apart, propagated(last, calls, newest=True))
 
 
 def _window_norms(found: Mapping[str, Adjoints]) -> tuple[float, ...]:
@@ -255,14 +245,19 @@ class _Gradients:
     losses: Tensor
     weights: tuple[Tensor, ...]
     by_name: Mapping[str, float]
+    work: int
 
     @classmethod
-    def of(cls, model: nn.Module, loss_fn: Callable[[], Tensor], named: Mapping[str, nn.Parameter]) -> _Gradients:
+    def of(
+        cls, model: nn.Module, loss_fn: Callable[[], Tensor], named: Mapping[str, nn.Parameter], steps: int
+    ) -> _Gradients:
         trained = {name: weight for name, weight in named.items() if weight.requires_grad}
         with untouched(model), torch.enable_grad():
             losses = loss_fn()
         norms = _norms(losses.mean(), tuple(trained.values()))
-        return cls(losses, tuple(trained.values()), dict(zip(trained, norms, strict=True)))
+        weights = tuple(trained.values())
+        work = steps * sum(weight.numel() for weight in weights)
+        return cls(losses, weights, dict(zip(trained, norms, strict=True)), work)
 
     def parts(self, window_norms: Sequence[float]) -> tuple[dict[int, float], dict[int, float]]:
         """Gradient norms of the mean loss of single windows and of single horizon steps, as far as it is unreduced.
@@ -273,10 +268,11 @@ class _Gradients:
             return {}, {}
         losses_BF = self.losses.flatten(1) if self.losses.dim() > 1 else self.losses[:, None]
         B, F = losses_BF.shape
+        most = max(2, min(MOST_PARTS, int(MOST_WORK / max(self.work, 1) / 2)))
         sizes = list(window_norms) if len(window_norms) == B else losses_BF.detach().mean(1).tolist()
         order = sorted(range(B), key=sizes.__getitem__, reverse=True)
-        windows = {b: self._norm(losses_BF[b]) for b in order[:MOST_PARTS]}
-        steps = sorted({round(k * (F - 1) / max(MOST_PARTS - 1, 1)) for k in range(MOST_PARTS)}) if F > 1 else []
+        windows = {b: self._norm(losses_BF[b]) for b in order[:most]}
+        steps = sorted({round(k * (F - 1) / (most - 1)) for k in range(most)}) if F > 1 else []
         return windows, {f + 1: self._norm(losses_BF[:, f]) for f in steps}
 
     def _norm(self, losses: Tensor) -> float:
@@ -284,6 +280,8 @@ class _Gradients:
 
 
 def _norms(loss: Tensor, weights: Sequence[Tensor]) -> list[float]:
+    if not weights or not loss.requires_grad:  # all weights that it depends on are frozen
+        return [0.0] * len(weights)
     grads = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     there = [k for k, grad in enumerate(grads) if grad is not None]
     norms = dict(zip(there, tensor_norms([grad for grad in grads if grad is not None]), strict=True))

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import OptionError, Problem
-from holdfast.flow.findings import Advice, Finding, Setting, find_all, peak, times
+from holdfast.flow.findings import Finding, find_all
 from holdfast.flow.growth import Growth
 from holdfast.flow.observation import Observation, observe
+from holdfast.flow.remedies import Advice, Setting, peak, times
 from holdfast.gradients.roles import Role
 
 MOST_WINDOWS = 3  # whose own gradient is printed
@@ -100,9 +101,14 @@ def diagnose(
     Not finite: the first of weights, inputs, states, loss and gradients that holds a nan or inf. Exploding through
     time: the mean adjoint of a layer becomes more than ten times what it is at lag 0. Exploding by its data: at most an
     eighth of the windows, each with more than 20 times the adjoint of the median window, make half of the gradient.
-    Exploding in the head: a gradient above 100 that did not grow on its way. Vanishing: 99 % of the adjoint is gone
-    before `reach` steps in every layer (dL/dc_t for an LSTM). Saturated: half of the units of a layer pass next to
-    nothing back at 95 % of the steps.
+    Exploding in the head: a gradient above 100 that starts as steep and did not grow on its way; by its states: one
+    that did not start so either. Vanishing: 99 % of the adjoint is gone before `reach` steps in every layer that runs
+    over the most steps (dL/dc_t for an LSTM). Saturated: half of the units of a layer pass next to nothing back at 95 %
+    of the steps.
+
+    A loss that reads several steps itself adds to adjoints on their way. What the recurrence does is told of the newest
+    of them alone then: it explodes by that, and vanishes by that if the loss is [B, F] and each of its steps reads one.
+    Otherwise attention, or a mean over steps, may lead past the recurrence: a note tells how far that carries alone.
 
     Where no adjoint reaches the recurrence (an output layer that starts at zero), or the loss is not finite, that of a
     fixed random readout of the newest state is measured in its place, and a note says so.
@@ -152,6 +158,7 @@ def diagnose(
     if seen.by_readout:
         why = "the loss is not finite" if "loss" in seen.broken else "the loss sends no gradient into the recurrence"
         notes.insert(0, f"{why}, so adjoints are those of a random readout of the newest state")
+    notes += _past(seen, setting)
     return Diagnosis(find_all(seen, setting), seen, setting, tuple(notes))
 
 
@@ -160,6 +167,7 @@ def numbers(seen: Observation) -> dict[str, Any]:
     return {
         "loss": seen.loss,
         "by_readout": seen.by_readout,
+        "steps_read": seen.steps_read,
         "not_finite": dict(seen.broken),
         "role_norms": seen.role_norms(),
         "parameters": [vars(one) for one in seen.parameters],
@@ -168,6 +176,7 @@ def numbers(seen: Observation) -> dict[str, Any]:
                 "kind": layer.kind,
                 "h": _growth(layer.h),
                 "c": None if layer.c is None else _growth(layer.c),
+                "newest_alone": None if layer.alone is None else _growth(layer.alone),
                 "units": layer.units,
             }
             for name, layer in seen.layers.items()
@@ -204,7 +213,7 @@ def _growth(growth: Growth) -> dict[str, Any]:
 def _healthy(seen: Observation, setting: Setting) -> str:
     said = []
     for name, layer in seen.layers.items():
-        growth = layer.carrier
+        growth = layer.through
         steps, length = len(growth.per_lag.mean), growth.memory_length
         reach = f"over all {setting.steps(steps)}" if length is None else f"for {setting.steps(length)}"
         if steps > 1:
@@ -213,14 +222,30 @@ def _healthy(seen: Observation, setting: Setting) -> str:
     return f"Healthy: gradients flow back through time ({flow}); no window, role or unit stands out"
 
 
+def _past(seen: Observation, setting: Setting) -> Iterator[str]:
+    """What a loss that reads several steps hides, where it cannot be told whether that is a fault."""
+    alone = {name: layer.alone for name, layer in seen.layers.items() if layer.alone is not None}
+    if seen.apart or all(growth.memory_length is None for growth in alone.values()):
+        return
+    said = [
+        f"{name} {growth.rate:.3g}x per step"
+        + ("" if growth.memory_length is None else f", 99 % of it gone after {setting.steps(growth.memory_length)}")
+        for name, growth in alone.items()
+    ]
+    yield (
+        f"the loss reads {seen.steps_read} steps itself; of the newest alone the recurrence carries {'; '.join(said)}; "
+        "what lies further back is learnt only if one loss reads many steps, as a mean or attention does"
+    )
+
+
 def _tables(seen: Observation, setting: Setting) -> Iterator[str]:
     yield f"{'adjoints through time':<28}{'per step':>10}{'+-':>9}{'memory':>8}{'at most':>10}{'at the end':>12}"
     for name, layer in seen.layers.items():
-        for part, growth in (("h", layer.h), ("c", layer.c)):
+        for part, growth in (("dL/dh", layer.h), ("dL/dc", layer.c), ("of the newest", layer.alone)):
             if growth is not None:
                 memory = "-" if growth.memory_length is None else str(growth.memory_length)
                 ends = (times(peak(growth)[1]), times(growth.log_factor))
-                row = f"  {f'dL/d{part} {name}':<26}{growth.rate:>10.3g}{growth.rate_error:>9.1g}{memory:>8}"
+                row = f"  {f'{part} {name}':<26}{growth.rate:>10.3g}{growth.rate_error:>9.1g}{memory:>8}"
                 yield f"{row}{ends[0]:>10}{ends[1]:>12}"
     yield f"{'recurrent matrices':<28}{'radius':>10}{'norm':>9}{'departure':>11}{'flat units':>12}"
     for name, each in seen.spectra.items():

@@ -177,11 +177,15 @@ def _for_a_fit(finding: Finding, config: Config, segment: int, seasons: Sequence
     if finding.kind == "short context" and seasons:
         line, option = f"Forecaster(context_length={2 * seasons[0]})", f"--context-length {2 * seasons[0]}"
         own.append(Advice("feed two seasons", f"a season of {seasons[0]}", line, option))
+    if finding.kind == "vanishing" and config.constraint.startswith("cap:") and config.cell.startswith("rnn"):
+        line, option = 'Forecaster(constraint="orthogonal")', "--constraint orthogonal"
+        own.append(Advice("hold W at a norm that can keep an adjoint", f"it is {config.constraint} now", line, option))
     usual = PEAK_RATES[config.optimizer]
-    if finding.kind in ("not finite", "exploding through time", "exploding head") and (config.lr or usual) > 2 * usual:
+    if finding.kind not in ("vanishing", "short context", "exploding data") and (config.lr or usual) > 2 * usual:
         line, option = f"Forecaster(lr={usual:g})", f"--lr {usual:g}"
         own.append(Advice("take the usual learning rate", f"it is {config.lr:g}", line, option))
-    present = {f"--init {config.init}", f"--clip {config.clip}"}
+    present = {f"--init {config.init}", f"--clip {config.clip}", f"--constraint {config.constraint}"}
+    present |= {"--constraint cap:1"} if config.constraint == "orthogonal" else set()  # which is as tight
     kept = [one for one in finding.advice if one.option is not None and one.option not in present]
     return replace(finding, advice=(*own, *kept))
 

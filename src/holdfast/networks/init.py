@@ -93,8 +93,8 @@ def init_recurrent_(
     Sutskever, ICML 2015).
 
     Args:
-        layer: An RNN, GRU or LSTM of holdfast or of torch.nn (without projections). Layers without biases are welcome,
-            their forget gate then starts at 1/2.
+        layer: An RNN, GRU or LSTM of holdfast or of torch.nn (without projections), or a cell of torch.nn. Layers
+            without biases are welcome, their forget gate then starts at 1/2.
         generator: Source of the random numbers, on the device of the weights; the global one by default.
         scheme: How W starts, see above.
         forget_bias: Of the LSTM; `chrono` and `uniform` have their own.
@@ -116,11 +116,11 @@ def init_recurrent_(
         [[1.0, 0.0], [0.0, 1.0]]
     """
     parameters = dict(layer.named_parameters(recurse=False))
-    gates = _count_gates(layer, parameters.get("weight_hh_l0"))
+    gates = _count_gates(layer, parameters.get("weight_hh_l0", parameters.get("weight_hh")))
     chosen = InitScheme.parse(scheme)
     _check_fits(chosen, gates, type(layer).__name__, bool(layer.bias))
     if chosen.kind == "uniform":
-        bound = 1 / math.sqrt(parameters["weight_hh_l0"].shape[1])
+        bound = 1 / math.sqrt(next(W.shape[1] for name, W in parameters.items() if name.startswith("weight_hh")))
         for parameter in parameters.values():
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
         return layer
@@ -167,7 +167,12 @@ def _block_draw(scheme: InitScheme, layer: nn.Module, generator: torch.Generator
     if scheme.kind == "radius":
         return partial(_scale_radius_, radius=scheme.number or 0.0, generator=generator)
     gain = 1 / STEEPEST[str(layer.nonlinearity)] if scheme.kind == "critical" else 1.0
-    return partial(nn.init.orthogonal_, gain=gain, generator=generator)
+    return partial(_orthogonal_, gain=gain, generator=generator)
+
+
+def _orthogonal_(W_NN: Tensor, gain: float, generator: torch.Generator | None) -> None:
+    wide_NN = W_NN.to(torch.promote_types(W_NN.dtype, torch.float32))  # half precision has no QR decomposition
+    W_NN.copy_(nn.init.orthogonal_(wide_NN, gain=gain, generator=generator))
 
 
 def _scale_radius_(W_NN: Tensor, radius: float, generator: torch.Generator | None) -> None:
@@ -226,6 +231,6 @@ def _count_gates(layer: nn.Module, W: Tensor | None) -> int:
             "init_recurrent_(layer)",
             "weight_hh_l0 of shape [G N, N] with G = 1 (RNN), 3 (GRU) or 4 (LSTM)",
             f"{type(layer).__name__} " + ("without weight_hh_l0" if W is None else f"with {list(W.shape)}"),
-            "pass an RNN, GRU or LSTM without projections, not the module around it",
+            "pass an RNN, GRU or LSTM without projections and parametrisations, not the module around it",
         )
     )
