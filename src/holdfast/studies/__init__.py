@@ -1,0 +1,1 @@
+"""Controlled experiments that measure what people say about clipping and the flow of gradients."""
