@@ -31,6 +31,8 @@ class Trial:
         batch_size: Sequences per update.
         scale: Of the recurrent matrix or of the inputs, where a study changes it; else 1.
         seed: Of weights and data.
+        data: File of a user's own series, for the task data.
+        horizon: Steps to forecast; 0 for the usual number of the data's frequency.
 
     Example:
         >>> Trial(study="clip-scope", task="adding").key == Trial(study="clip-scope", task="adding").key
@@ -53,6 +55,8 @@ class Trial:
     batch_size: int = 32
     scale: float = 1.0
     seed: int = 0
+    data: str = ""
+    horizon: int = 0
 
     @property
     def key(self) -> str:
