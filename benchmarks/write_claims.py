@@ -20,11 +20,11 @@ from holdfast.studies.verdicts import EXPLODES, judge
 PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
 OPENING = """# What people say about clipping, measured
 
-Written by `python benchmarks/write_claims.py` from the rows in `benchmarks/results/studies/`, one per run. The *error*
-is that of held-out sequences over the error of the best answer without a memory: 1 means that nothing was learned. A run
-counts with 2 at most, and with 2 where it diverged, that is where a step was not finite or the error ended above 2.
-Intervals, in brackets, are 95 % bootstrap intervals over the runs; arms are paired by seed, and see the same data and
-first weights.
+Written by `python benchmarks/write_claims.py` from the rows in `benchmarks/results/studies/`, one per run. The
+*error* is that of held-out sequences over the error of the best answer without a memory: 1 means that nothing was
+learned. A run counts with 2 at most, and with 2 where it diverged, that is where a step was not finite or the error
+ended above 2. Intervals, in brackets, are 95 % bootstrap intervals over the runs; arms are paired by seed, and see the
+same data and first weights.
 """
 QUESTIONS = {
     "clip-scope": "Is it right not to clip the output layer?",
@@ -125,8 +125,8 @@ def _spectra(rows: pl.DataFrame) -> list[str]:
         (~above & ~exploded).sum().alias("below, does not"),
     )
     return [
-        "Layers by what the eigenvalue rule says (radius times steepest slope above or below 1) and whether the adjoint",
-        "grew more than tenfold over 100 steps. A *chain* is a matrix far from normal: each unit speaks to the next.",
+        "Layers by what the eigenvalue rule says (radius times steepest slope above or below 1) and whether the",
+        "adjoint grew more than tenfold. A *chain* is a matrix far from normal: each unit speaks to the next.",
         "",
         *markdown_table(table.rename({"init": "matrix"})),
     ]

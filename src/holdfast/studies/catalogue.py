@@ -32,7 +32,10 @@ class Study:
         by: Fields that set groups of trials apart.
         arm: Fields that are compared inside a group, seed by seed.
         trials: All trials, of the sketch or of the full study.
-        takes_data: Whether it can run on a user's series.
+
+    Example:
+        >>> len(STUDIES["spectrum"].trials(False))
+        48
     """
 
     name: str
@@ -41,7 +44,6 @@ class Study:
     by: tuple[str, ...]
     arm: tuple[str, ...]
     trials: Callable[[bool], Sequence[Trial]]
-    takes_data: bool = False
 
 
 def _arms(rule: str) -> list[dict[str, Any]]:
@@ -81,9 +83,9 @@ def _placement(full: bool) -> Iterator[Trial]:
     shares = ("share:0.1", "share:0.5", "share:0.9")
     arms = [{"scope": "none", "rule": "none"}]
     for rule in shares if full else shares[1:2]:
-        arms += [
-            {"scope": "all-but-head", "rule": rule, "placement": placement} for placement in ("update", "backprop")
-        ]
+        # Adjoints lead to all but the head; one norm over everything keeps the direction of everything.
+        arms.append({"scope": "all", "rule": rule, "placement": "update"})
+        arms.append({"scope": "all-but-head", "rule": rule, "placement": "backprop"})
     common = {"study": "placement", "steps": 1200 if full else 200}
     axes: Axes = {
         "problem": problems if full else problems[1:2],
@@ -175,7 +177,6 @@ STUDIES: Mapping[str, Study] = {
             _PROBLEM,
             ("scope",),
             _listed(_clip_scope),
-            takes_data=True,
         ),
         Study(
             "placement",
@@ -192,7 +193,6 @@ STUDIES: Mapping[str, Study] = {
             _PROBLEM,
             ("rule",),
             _listed(_threshold),
-            takes_data=True,
         ),
         Study(
             "spectrum",

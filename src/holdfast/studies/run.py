@@ -34,6 +34,10 @@ class StudyResult:
         table: Means by group and arm.
         verdict: What they say of the claim; None for a study that only measures.
         full: Whether it was the full study.
+
+    Example:
+        >>> StudyResult(find_study("cells"), pl.DataFrame(), pl.DataFrame(), None, full=False).study.name
+        'cells'
     """
 
     study: Study
@@ -58,18 +62,27 @@ def run_study(
         name: One of `STUDIES`.
         out: Directory: new, empty, or that of the same study.
         full: The whole grid rather than a sketch of it.
-        workers: Processes; None: one for each core that this process may use.
+        workers: Processes; None: one for each core.
         show: Told how many runs are done, and of how many.
         say: Told what is about to be done, and how long it may take.
 
     Raises:
         OptionError: There is no such study.
         RunDirectoryError: The directory holds something else.
+
+    Example:
+        >>> run_study("nonsense", Path("there"))
+        Traceback (most recent call last):
+        ...
+        holdfast.errors.OptionError: study
+          expected: one of clip-scope, placement, threshold, spectrum, cells, init, pascanu
+          got:      'nonsense'
+          to do:    see them with: holdfast study list
     """
     study = find_study(name)
     trials = study.trials(full)
     _claim_directory(out, {"study": name, "full": full})
-    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = workers or os.cpu_count() or 1
     say(f"{name}: {study.measured}")
     kind = "the full study" if full else "a sketch, too small for a verdict to rest on"
     say(f"{len(trials)} runs in {workers} processes: {kind}; about {minutes(_expected(trials) / workers)}")

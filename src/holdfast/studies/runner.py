@@ -41,8 +41,7 @@ def run_trials(trials: Sequence[Trial], out: Path, *, workers: int, show: Show |
     Example:
         >>> import tempfile
         >>> out = Path(tempfile.mkdtemp())
-        >>> (out / ROWS).write_text('{"key": "%s", "x": 1}' % Trial(study="s", task="adding").key)
-        32
+        >>> _ = (out / ROWS).write_text('{"key": "%s", "x": 1}' % Trial(study="s", task="adding").key)
         >>> run_trials([Trial(study="s", task="adding")], out, workers=1)[0]["x"]
         1
     """

@@ -34,7 +34,17 @@ class Verdict:
 
 
 def judge(name: str, rows: pl.DataFrame) -> Verdict | None:
-    """The verdict of a study on its rows; None for a study that only measures."""
+    """The verdict of a study on its rows; None for a study that only measures.
+
+    Args:
+        name: Of the study.
+        rows: One per run, as `run_study` returns them.
+
+    Example:
+        >>> layer = {"cell": "rnn-tanh", "scaled_radius": 0.5, "scaled_norm": 2.0, "rate": 1.2, "exponent": 0.2}
+        >>> judge("spectrum", pl.DataFrame([{**layer, "peak_log_factor": 9.0}])).text.split(":")[1].split(",")[0]
+        ' 1 exploded below it'
+    """
     judged: Mapping[str, Callable[[pl.DataFrame], Verdict]] = {
         "clip-scope": _clip_scope,
         "placement": _placement,
