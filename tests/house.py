@@ -20,6 +20,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training": ("networks", "windows", "gradients", "flow", "telemetry"),
     "reports": ("telemetry", "series"),
     "forecasting": ("training", "networks", "windows", "gradients", "flow", "telemetry", "series", "reports"),
+    "studies": (
+        "forecasting",
+        "training",
+        "networks",
+        "windows",
+        "gradients",
+        "flow",
+        "telemetry",
+        "series",
+        "reports",
+    ),
 }
 WITHOUT_TORCH = ("series", "telemetry", "reports")
 

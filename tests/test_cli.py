@@ -27,7 +27,7 @@ from holdfast.gradients.parse import EXAMPLES, KINDS
 
 SIZES = ["--season-length", "6", "--hidden-size", "8", "--batch-size", "16"]
 FIT = ["--horizon", "4", *SIZES, "--max-steps", "5"]
-COMMANDS = ["demo", "check", "fit", "resume", "predict", "backtest", "diagnose"]
+COMMANDS = ["demo", "check", "fit", "resume", "predict", "backtest", "diagnose", "study"]
 
 
 @pytest.fixture

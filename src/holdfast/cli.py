@@ -273,6 +273,38 @@ def diagnose(
         _say(out, str(found))
 
 
+@app.command(epilog="Example: `holdfast study clip-scope --full --out study`")
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which study; list shows them.", show_default=False)],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Directory of the results: new, or of this study. [default: a new one]")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full/--quick", help="The whole grid, or a sketch of it.")] = False,
+) -> None:
+    """Measure what people say about clipping and the flow of gradients; goes on where it was stopped."""
+    from rich.progress import Progress as Bar
+
+    from holdfast.studies.run import run_study, study_lines, study_place
+
+    if name == "list":
+        for line in study_lines():
+            _say(out, line)
+        return
+    place = study_place(name, out_dir)
+    with Bar(console=err, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        result = run_study(
+            name,
+            place,
+            full=full,
+            show=lambda done, total: bar.update(task, completed=done, total=total),
+            say=lambda line: _say(err, line),
+        )
+    if result.verdict is not None:
+        _say(out, f"{result.study.claim} {result.verdict}")
+    _say(out, f"rows and tables: {place}")
+
+
 def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:
     from holdfast.telemetry import ProgressLine
 

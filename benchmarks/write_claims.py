@@ -1,0 +1,136 @@
+"""Write docs/claims.md from the rows of the studies in benchmarks/results/studies/.
+
+python benchmarks/write_claims.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+from common import RESULTS
+from write_results_page import machine_line
+
+from holdfast.studies.catalogue import SCOPES, STUDIES, Study
+from holdfast.studies.run import markdown_table
+from holdfast.studies.statistics import bootstrap_interval, capped
+from holdfast.studies.verdicts import EXPLODES, judge
+
+PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
+OPENING = """# What people say about clipping, measured
+
+Written by `python benchmarks/write_claims.py` from the rows in `benchmarks/results/studies/`, one per run. The
+*error* is that of held-out sequences over the error of the best answer without a memory: 1 means that nothing was
+learned. A run counts with 2 at most, and with 2 where it diverged, that is where a step was not finite or the error
+ended above 2. Intervals, in brackets, are 95 % bootstrap intervals over the runs; arms are paired by seed, and see the
+same data and first weights.
+"""
+QUESTIONS = {
+    "clip-scope": "Is it right not to clip the output layer?",
+    "placement": "Where in the step does clipping belong?",
+    "threshold": "Which threshold?",
+    "spectrum": "Does the largest eigenvalue decide?",
+}
+
+
+def write_page() -> None:
+    """Write the page from whatever was measured."""
+    parts = [OPENING]
+    for name, question in QUESTIONS.items():
+        path = RESULTS / "studies" / f"{name}.parquet"
+        if path.exists():
+            parts.append(_section(STUDIES[name], question, pl.read_parquet(path)))
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _section(study: Study, question: str, rows: pl.DataFrame) -> str:
+    facts = json.loads((RESULTS / "studies" / f"{study.name}.json").read_text())
+    verdict = judge(study.name, rows)
+    lines = [f"## {question}", "", f"People say: *{study.claim}*", ""]
+    if verdict is not None:
+        lines += [f"**{verdict.answer[:1].upper()}{verdict.answer[1:]}.** {verdict.text}", ""]
+    tables = {"clip-scope": _scopes, "placement": _placements, "threshold": _thresholds, "spectrum": _spectra}
+    lines += [*tables[study.name](rows), ""]
+    lines += [f"{study.measured} {rows.height} runs; `holdfast study {study.name} --full`. {machine_line(facts)}", ""]
+    return "\n".join(lines)
+
+
+def _interval(values: list[float]) -> str:
+    low, high = bootstrap_interval(values)
+    return f"{sum(values) / len(values):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _pivot(rows: pl.DataFrame, by: list[str], arm: str, arms: list[str]) -> list[str]:
+    """Error with interval, and how many of the runs diverged, a row per group and a column per arm."""
+    found = []
+    for key, part in rows.group_by(by, maintain_order=True):
+        cells = dict(zip(by, map(str, key), strict=True))
+        for name in arms:
+            own = part.filter(pl.col(arm) == name)
+            lost = f", {own['diverged'].sum()} of {own.height} lost" if own["diverged"].any() else ""
+            cells[f"clip {name}" if name in SCOPES else name] = (
+                _interval(own.select(capped()).to_series().to_list()) + lost if own.height else ""
+            )
+        found.append(cells)
+    return markdown_table(pl.DataFrame(found))
+
+
+def _scopes(rows: pl.DataFrame) -> list[str]:
+    arms = ["none", "all", "all-but-head", "recurrent", "head", "per-role"]
+    by = ["task", "cell", "head", "optimizer", "lr"]
+    starved = rows.filter(pl.col("scope") == "none")["starved"].drop_nans().mean()
+    return [
+        "Error by whose gradients one norm of 1 is over (for M4 Hourly: MASE over that of seasonal naive):",
+        "",
+        *_pivot(rows, by, "scope", arms),
+        "",
+        "A norm over everything would have left a head whose own gradient is below the bound with less than half of "
+        f"it in {100 * float(starved):.1f} % of the steps that nothing clipped.",
+    ]
+
+
+def _placements(rows: pl.DataFrame) -> list[str]:
+    table = rows.filter(pl.col("rule") != "none").group_by(
+        "task", "cell", "optimizer", "rule", "placement", maintain_order=True
+    )
+    names = ("clip_fraction", "cosine", "flipped")
+    return markdown_table(
+        table.agg(
+            *(pl.col(name).drop_nans().mean() for name in names),
+            pl.col("diverged").sum().alias("lost"),
+            pl.len().alias("runs"),
+            capped().mean().alias("error"),
+        )
+    )
+
+
+def _thresholds(rows: pl.DataFrame) -> list[str]:
+    arms = list(dict.fromkeys(rows["rule"].to_list()))
+    return [
+        "Error by bound, over everything but the head:",
+        "",
+        *_pivot(rows, ["task", "cell", "optimizer"], "rule", arms),
+    ]
+
+
+def _spectra(rows: pl.DataFrame) -> list[str]:
+    exploded = pl.col("peak_log_factor") > EXPLODES
+    above = pl.col("scaled_radius") > 1
+    table = rows.group_by("cell", "init", maintain_order=True).agg(
+        pl.len().alias("layers"),
+        (above & exploded).sum().alias("above, explodes"),
+        (above & ~exploded).sum().alias("above, does not"),
+        (~above & exploded).sum().alias("below, explodes"),
+        (~above & ~exploded).sum().alias("below, does not"),
+    )
+    return [
+        "Layers by what the eigenvalue rule says (radius times steepest slope above or below 1) and whether the",
+        "adjoint grew more than tenfold. A *chain* is a matrix far from normal: each unit speaks to the next.",
+        "",
+        *markdown_table(table.rename({"init": "matrix"})),
+    ]
+
+
+if __name__ == "__main__":
+    write_page()

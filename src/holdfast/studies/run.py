@@ -1,0 +1,196 @@
+"""From the name of a study to its rows, its tables and its verdict, in a directory that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from holdfast.errors import Problem, RunDirectoryError
+from holdfast.studies.catalogue import STUDIES, Study, find_study
+from holdfast.studies.grid import Trial
+from holdfast.studies.runner import Show, run_trial, run_trials
+from holdfast.studies.statistics import summarise
+from holdfast.studies.verdicts import Verdict, judge
+
+FACTS, RESULTS, SUMMARY = "study.json", "results.parquet", "summary.md"
+PACED_STEPS = 20  # by which the time of a full study is estimated
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study that was run.
+
+    Attributes:
+        study: Which.
+        rows: One row per run, with every setting and what came of it.
+        table: Means by group and arm.
+        verdict: What they say of the claim; None for a study that only measures.
+        full: Whether it was the full study.
+
+    Example:
+        >>> StudyResult(find_study("cells"), pl.DataFrame(), pl.DataFrame(), None, full=False).study.name
+        'cells'
+    """
+
+    study: Study
+    rows: pl.DataFrame
+    table: pl.DataFrame
+    verdict: Verdict | None
+    full: bool
+
+
+def run_study(
+    name: str,
+    out: Path,
+    *,
+    full: bool = False,
+    workers: int | None = None,
+    show: Show | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> StudyResult:
+    """Run a study, or go on with one that was stopped, and write results.parquet and summary.md into `out`.
+
+    Args:
+        name: One of `STUDIES`.
+        out: Directory: new, empty, or that of the same study.
+        full: The whole grid rather than a sketch of it.
+        workers: Processes; None: one for each core.
+        show: Told how many runs are done, and of how many.
+        say: Told what is about to be done, and how long it may take.
+
+    Raises:
+        OptionError: There is no such study.
+        RunDirectoryError: The directory holds something else.
+
+    Example:
+        >>> run_study("nonsense", Path("there"))
+        Traceback (most recent call last):
+        ...
+        holdfast.errors.OptionError: study
+          expected: one of clip-scope, placement, threshold, spectrum, cells, init, pascanu
+          got:      'nonsense'
+          to do:    see them with: holdfast study list
+    """
+    study = find_study(name)
+    trials = study.trials(full)
+    _claim_directory(out, {"study": name, "full": full})
+    workers = workers or os.cpu_count() or 1
+    say(f"{name}: {study.measured}")
+    kind = "the full study" if full else "a sketch, too small for a verdict to rest on"
+    say(f"{len(trials)} runs in {workers} processes: {kind}; about {minutes(_expected(trials) / workers)}")
+    rows = pl.DataFrame(run_trials(trials, out, workers=workers, show=show), infer_schema_length=None)
+    result = StudyResult(study, rows, _table(study, rows), judge(name, rows), full)
+    rows.write_parquet(out / RESULTS)
+    (out / SUMMARY).write_text(summary_text(result), encoding="utf-8")
+    return result
+
+
+def summary_text(result: StudyResult) -> str:
+    """The result as a page in markdown.
+
+    Args:
+        result: Of a study.
+    """
+    study = result.study
+    lines = [f"# {study.name}: {study.claim}", "", study.measured, ""]
+    if not result.full:
+        lines += ["A sketch: a few runs with a few steps. `--full` measures.", ""]
+    if result.verdict is not None:
+        lines += [str(result.verdict), ""]
+    return "\n".join([*lines, *markdown_table(result.table), ""])
+
+
+def markdown_table(table: pl.DataFrame) -> list[str]:
+    """A table in markdown; numbers with three digits, what is unknown is empty.
+
+    Example:
+        >>> markdown_table(pl.DataFrame({"rule": ["auto"], "error": [0.12345]}))
+        ['| rule | error |', '| --- | --- |', '| auto | 0.123 |']
+    """
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return "" if value != value else f"{value:.3g}"
+        return "" if value is None else str(value)
+
+    head = [f"| {' | '.join(table.columns)} |", "|" + " --- |" * table.width]
+    return [*head, *(f"| {' | '.join(map(cell, row))} |" for row in table.iter_rows())]
+
+
+def minutes(seconds: float) -> str:
+    """A time in words.
+
+    Example:
+        >>> minutes(50), minutes(400)
+        ('1 minute', '7 minutes')
+    """
+    count = max(round(seconds / 60), 1)
+    return f"{count} minute" + ("" if count == 1 else "s")
+
+
+def _table(study: Study, rows: pl.DataFrame) -> pl.DataFrame:
+    if study.name != "spectrum":
+        return summarise(rows, [*study.by, *study.arm])
+    names = ("scaled_radius", "scaled_norm", "rate", "peak_log_factor", "exponent")
+    return rows.group_by("cell", "init", "scale", maintain_order=True).agg(*(pl.col(name).mean() for name in names))
+
+
+def _claim_directory(out: Path, facts: dict[str, Any]) -> None:
+    path = out / FACTS
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != facts:
+            fix = "choose another --out, or ask for the study that is there"
+            raise RunDirectoryError(Problem(str(out), json.dumps(facts), json.dumps(found), fix))
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunDirectoryError(Problem(str(out), "a new or empty directory", "one with files", "choose another --out"))
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def _expected(trials: Sequence[Trial]) -> float:
+    """Seconds of all trials one after the other, from a few steps of one of each kind."""
+    kinds: dict[tuple[str, str, int, str], list[Trial]] = {}
+    for trial in trials:
+        kinds.setdefault((trial.task, trial.cell, trial.length, trial.placement), []).append(trial)
+    total = 0.0
+    for each in kinds.values():
+        plain = replace(each[0], rule="none", scope="none")
+        seconds = []
+        for steps in (1, 1, PACED_STEPS):  # the first one warms this process up
+            started = time.perf_counter()
+            run_trial(replace(plain, steps=steps))
+            seconds.append(time.perf_counter() - started)
+        per_step = max(seconds[2] - seconds[1], 0.0) / (PACED_STEPS - 1)
+        total += sum(seconds[1] + per_step * trial.steps for trial in each)
+    return total
+
+
+def study_lines() -> list[str]:
+    """The studies, one per line.
+
+    Example:
+        >>> study_lines()[0].split(":")[0]
+        'clip-scope'
+    """
+    return [f"{study.name}: {study.claim}" for study in STUDIES.values()]
+
+
+def study_place(name: str, out: Path | None) -> Path:
+    """The directory that a user named, or a new temporary one.
+
+    Example:
+        >>> study_place("spectrum", Path("there"))
+        PosixPath('there')
+    """
+    find_study(name)
+    return Path(tempfile.mkdtemp(prefix=f"holdfast-{name}-")) if out is None else out
