@@ -596,18 +596,29 @@ def test_a_constraint_that_is_too_loose_is_taken_off_first(option):
     assert case.diagnose().kind != "exploding through time"
 
 
-def test_in_a_stack_or_beside_other_layers_the_one_that_explodes_is_held():
-    case = seeded(Looping)
-    first, case.model.first = nn.RNN(D, D, batch_first=True), None
-    case.model.first = first
+def test_above_other_layers_the_one_that_explodes_is_held():
+    case = looping(nn.RNNCell)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        case.model.cell = nn.RNNCell(D, N)
+        first = case.model.first = nn.RNN(D, D, batch_first=True)
     case.model.cell.weight_hh.data *= 4
     plain, case.x = case.model.forward, case.x * 1e-3
     case.losses = lambda: (plain(first(case.x)[0]) - case.y).square()
-    advice = case.diagnose().advice[-1]
-    assert advice.line == 'constrain_recurrent_(model.get_submodule("cell"), "cap:1")'
+    found = case.diagnose()
+    assert "the adjoint of cell.l0 grows" in found.verdict
+    assert found.advice[-1].line == 'constrain_recurrent_(model.get_submodule("cell"), "cap:1")'
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_in_a_stack_the_layer_that_explodes_is_named(layer):
+    case = seeded(lambda: stock(nn.RNN, num_layers=2))
+    for k in (0, 1):
+        case.model.rnn.get_parameter(f"weight_ih_l{k}").data *= 1e-1
+        case.model.rnn.get_parameter(f"bias_ih_l{k}").data.zero_()
+        case.model.rnn.get_parameter(f"bias_hh_l{k}").data.zero_()
+    case.model.rnn.get_parameter(f"weight_hh_l{layer}").data *= 3.5
+    case.x = case.x * 1e-3
+    assert f"the adjoint of rnn.l{layer} grows" in case.diagnose().verdict
 
 
 @pytest.mark.parametrize("spoil", ["x", "y"])

@@ -229,3 +229,12 @@ def test_the_picture_shows_adjoints_the_eigenvalues_that_decide_and_their_course
     assert second.startswith(eigenvalues)
     assert third == "Adjoints of recurrent.l0 while it learns"
     assert titles(found, []) == [first, second]
+
+
+def test_a_bound_that_makes_a_run_forget_is_named(data):
+    options = {**STEPWISE, "cell": "rnn-tanh", "constraint": "cap:0.5", "season_length": 2 * SEASON}
+    found = small(**options).diagnose(data)
+    assert found.kind == "vanishing"
+    advice = next(one for one in found.advice if one.option.startswith("--constraint"))
+    assert (advice.option, advice.evidence) == ("--constraint orthogonal", "it is cap:0.5 now")
+    assert left(small(**follow(advice.option, **options)).diagnose(data)) > left(found) + 2

@@ -261,3 +261,21 @@ def test_a_network_starts_as_its_option_says():
     assert recurrent("lstm", "chrono").bias_ih_l0.chunk(4)[1].exp().max().item() <= 11.0  # 12 recurrent steps
     plain, named = recurrent("gru", "orthogonal"), recurrent("gru", "radius:0.5")
     assert not torch.equal(plain.weight_hh_l0, named.weight_hh_l0)
+
+
+@pytest.mark.parametrize(("cell", "layer"), [(nn.RNNCell, nn.RNN), (nn.GRUCell, nn.GRU), (nn.LSTMCell, nn.LSTM)])
+@pytest.mark.parametrize("scheme", ["orthogonal", "chrono:9", "uniform"])
+def test_a_cell_starts_as_the_layer_does(cell, layer, scheme):
+    if cell is nn.RNNCell and scheme == "chrono:9":
+        scheme = "critical"
+    one = init_recurrent_(cell(D, N), generator(), scheme=scheme)
+    other = init_recurrent_(layer(D, N), generator(), scheme=scheme)
+    for name, weight in one.named_parameters():
+        assert torch.equal(weight, other.get_parameter(f"{name}_l0"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_starts_as_single_precision_rounded(dtype):
+    half = init_recurrent_(nn.LSTM(D, N, dtype=dtype), generator())
+    single = init_recurrent_(nn.LSTM(D, N), generator())
+    assert torch.equal(half.weight_hh_l0, single.weight_hh_l0.to(dtype))

@@ -113,10 +113,9 @@ def _exploding(seen: Observation, setting: Setting) -> Iterator[Finding]:
     if worst is None:
         return
     name, layer, lag, gain = worst
-    told = _part(name, layer.alone)
     text = (
-        f"Exploding through time: the adjoint of {told} grows {math.exp(gain / lag):.3g}x per step over "
-        f"{setting.steps(lag)}, {times(gain)} in all"
+        f"Exploding through time: the adjoint of {_part(name, layer.alone)} grows {math.exp(gain / lag):.3g}x per step "
+        f"over {setting.steps(lag)}, {times(gain)} in all"
     )
     text += ", and its gradient leaves the range of numbers" if "gradients" in seen.broken else ""
     radius = seen.spectra.get(f"{name}.h")
@@ -219,9 +218,9 @@ def _vanishing(seen: Observation, setting: Setting) -> Iterator[Finding]:
     if length > needed or needed >= lags:
         return
     wanted = "the season is" if setting.reach else "a quarter of the context is"
-    told = _part(name, growth if seen.apart else None)
+    part = _part(name, seen.layers[name].alone if seen.apart else None)
     text = (
-        f"Vanishing through time: the adjoint of {told} goes back at {growth.rate:.3g}x per step, and after "
+        f"Vanishing through time: the adjoint of {part} goes back at {growth.rate:.3g}x per step, and after "
         f"{setting.steps(length)} {100 * (1 - growth.fraction):.0f} % of it is gone; {wanted} {setting.steps(needed)}"
     )
     yield Finding("vanishing", text, tuple(remember(seen, name, seen.layers[name], max(needed, 3))))

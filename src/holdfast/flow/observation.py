@@ -27,7 +27,7 @@ from holdfast.gradients.roles import Role, find_roles
 
 MOST_PARTS = 8  # windows, and horizon steps, whose own gradients are measured: one backward pass each
 MOST_WORK = 3e11  # weights, times steps of all windows, of all these passes; but two of each are always taken
-MOST_ALONG = (8, 64, 1024)  # windows, last steps, and numbers in the state, for what is measured along the states
+MOST_ALONG = (8, 64, 512)  # windows, last steps, and numbers in the state, for what is measured along the states
 
 
 @dataclass(frozen=True)

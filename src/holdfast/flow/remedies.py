@@ -94,18 +94,16 @@ Worst = tuple[str, LayerFlow, int, float]
 
 
 def worst_of(seen: Observation) -> Worst | None:
-    """The layer in which adjoints explode, with the lag and log factor of their peak.
+    """The layer that makes adjoints grow, with the lag and log factor of their peak.
 
-    An explosion is handed down to the layers below it, so of those that grow at least half as far (in the logarithm) as
-    the one that grows most it is the nearest to the loss.
+    A layer hands on its growth to the layers below: of these one counts only if it grows more than tenfold beyond that.
     """
-    found = [(name, layer, *peak(growth)) for name, layer in seen.layers.items() for growth in layer.flows]
-    most = max((gain for *_, gain in found), default=-math.inf)
-    growing = [each for each in found if each[3] > GAIN and each[3] >= most / 2 and each[2] > 0]
-    if not growing:
-        return None
-    nearest = growing[-1][0]
-    return max((each for each in growing if each[0] == nearest), key=lambda each: each[3])
+    worst: Worst | None = None
+    for name, layer in reversed(tuple(seen.layers.items())):
+        lag, gain = max(map(peak, layer.flows), key=lambda found: found[1])
+        if lag > 0 and gain > GAIN + (0.0 if worst is None else worst[3]):
+            worst = name, layer, lag, gain
+    return worst
 
 
 def calm(seen: Observation, setting: Setting, worst: Worst, evidence: Sequence[str]) -> Iterator[Advice]:
