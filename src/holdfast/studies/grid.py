@@ -12,7 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Every setting of one run; trials that differ only in `seed`, `rule` and `scope` see the same data and weights.
+    """Every setting of one run.
+
+    Trials of one seed that differ only in rule, scope, placement, optimiser, learning rate and steps start from the
+    same weights and see the same batches.
 
     Attributes:
         study: Which study it belongs to.
@@ -22,9 +25,11 @@ class Trial:
         init: As `--init`.
         hidden_size: Recurrent units.
         head: squared, sigmoid or gaussian; for a forecaster as `--head`.
-        rule: As `--clip`.
-        scope: Whose gradients the rule is over: none, all, recurrent, all-but-head, head, per-role.
-        placement: update (once, right before it) or backprop (each adjoint on its way back).
+        rule: One rule as `--clip` takes it, or share:Q on a task of `TASKS`, see `train_trial`.
+        scope: Whose gradients the rule is over: none, all, recurrent, all-but-head, head, or per-role, where the rule
+            holds for each role by itself. With none nothing is clipped before the update, whatever the rule.
+        placement: update (once, right before it) or backprop (each adjoint of the recurrent layer on its way back,
+            whatever the scope).
         optimizer: sgd or adamw.
         lr: Learning rate.
         steps: Updates.
@@ -61,7 +66,9 @@ class Trial:
     @property
     def key(self) -> str:
         """The same for the same settings, in every process and version of Python."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        # A whole number and the float that equals it are one setting, and are written differently.
+        settings = {**asdict(self), "lr": float(self.lr), "scale": float(self.scale)}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def grid(common: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Iterator[Trial]:
@@ -69,7 +76,11 @@ def grid(common: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Iterat
 
     Args:
         common: Fields that are the same in all trials.
-        axes: Field, or any name for dictionaries, and its values. The last one changes fastest.
+        axes: Field, or any name for dictionaries, and its values. The last one changes fastest; where two set one
+            field, the later one holds, and an axis holds before `common`.
+
+    Returns:
+        The trials, in the order of the product.
 
     Example:
         >>> axes = {"arm": [{"scope": "none"}, {"scope": "all", "rule": "norm:1"}], "seed": [0, 1]}

@@ -18,7 +18,7 @@ SYMBOLS, DISTRACTORS = 2, 4  # of the temporal order problem
 LETTERS, COPIED = 4, 3  # of the copy problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Inputs and targets of one batch.
 
@@ -41,6 +41,7 @@ class SequenceTask:
         outputs: K.
         answers: Last steps that carry a target.
         classes: Whether the K outputs are a class in one-hot form; else one number.
+        shortest: Least T.
         baseline: Error of the best answer that has no memory: mean squared error of the constant mean for numbers,
             share of wrong answers of a guess for classes.
         solved: Error below which the problem counts as solved.
@@ -58,6 +59,7 @@ class SequenceTask:
     outputs: int
     answers: int
     classes: bool
+    shortest: int
     baseline: float
     solved: float
     draw: Callable[[int, int, torch.Generator], Examples]
@@ -68,7 +70,12 @@ class SequenceTask:
         Args:
             answer: Means or probabilities, shaped as the targets.
             y: Targets.
+
+        Returns:
+            The error; nan where an answer is not finite, which has no largest class either.
         """
+        if not answer.isfinite().all():
+            return math.nan
         if self.classes:
             return (answer.argmax(-1) != y.argmax(-1)).double().mean().item()
         return (answer - y).double().square().mean().item()
@@ -87,19 +94,23 @@ def _adding(B: int, T: int, generator: torch.Generator) -> Examples:
 
 
 def _temporal_order(B: int, T: int, generator: torch.Generator) -> Examples:
-    """Two symbols, each one of two, among distractors, in the second and the fifth tenth: which, in which order?"""
+    """Two symbols, each one of two, among distractors, in the second and the fifth tenth: which, in which order?
+
+    The tenths are those of Pascanu, Mikolov and Bengio (ICML 2013); there are no symbols for start and end.
+    """
     symbol_BT = torch.randint(SYMBOLS, SYMBOLS + DISTRACTORS, (B, T), generator=generator)
-    rows, tenth = torch.arange(B), T / 10
+    rows = torch.arange(B)
     pair_B2 = torch.randint(0, SYMBOLS, (B, 2), generator=generator)
     for which, start in enumerate((1, 4)):
-        low, high = int(start * tenth), max(int((start + 1) * tenth), int(start * tenth) + 1)
+        low = start * T // 10
+        high = max((start + 1) * T // 10, low + 1)
         symbol_BT[rows, torch.randint(low, high, (B,), generator=generator)] = pair_B2[:, which]
     x_BTD = torch.nn.functional.one_hot(symbol_BT, SYMBOLS + DISTRACTORS).float()
     return Examples(x_BTD, torch.nn.functional.one_hot(SYMBOLS * pair_B2[:, 0] + pair_B2[:, 1], SYMBOLS**2).float())
 
 
 def _copy(B: int, T: int, generator: torch.Generator) -> Examples:
-    """Three letters, a blank time, a signal: then the letters again. T counts all steps."""
+    """Three letters, a blank time, a signal: then the letters again. T counts all of these steps."""
     blank, signal = LETTERS, LETTERS + 1
     letter_BS = torch.randint(0, LETTERS, (B, COPIED), generator=generator)
     symbol_BT = torch.full((B, T), blank)
@@ -114,9 +125,11 @@ def _named(*tasks: SequenceTask) -> Mapping[str, SequenceTask]:
 
 
 TASKS = _named(
-    SequenceTask("adding", 2, 1, 1, False, 1 / 24, 1 / 240, _adding),
-    SequenceTask("temporal-order", SYMBOLS + DISTRACTORS, SYMBOLS**2, 1, True, 1 - SYMBOLS**-2, 0.01, _temporal_order),
-    SequenceTask("copy", LETTERS + 2, LETTERS, COPIED, True, 1 - 1 / LETTERS, 0.01, _copy),
+    SequenceTask("adding", 2, 1, 1, False, 2, 1 / 24, 1 / 240, _adding),
+    SequenceTask(
+        "temporal-order", SYMBOLS + DISTRACTORS, SYMBOLS**2, 1, True, 3, 1 - SYMBOLS**-2, 0.01, _temporal_order
+    ),
+    SequenceTask("copy", LETTERS + 2, LETTERS, COPIED, True, 2 * COPIED + 1, 1 - 1 / LETTERS, 0.01, _copy),
 )
 HEADS = ("squared", "sigmoid", "gaussian")
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from holdfast.errors import OptionError, Problem
 from holdfast.flow import adjoints, growth
 from holdfast.gradients import (
     ROLES,
@@ -26,17 +27,20 @@ from holdfast.gradients import (
     Role,
     combine_norms,
     find_roles,
-    parse_clip,
+    parse_rule,
 )
 from holdfast.networks import init_recurrent_, make_cell
 from holdfast.studies.grid import Trial
-from holdfast.studies.tasks import TASKS, Examples, SequenceTask, head_answer, head_loss
+from holdfast.studies.tasks import HEADS, TASKS, Examples, SequenceTask, head_answer, head_loss
 
 EVALUATE_EVERY, EVALUATED = 50, 512  # steps; sequences, the same in every trial of a task and length
 HELD_OUT_SEED = 2**31 - 1
 MOST_BAD_STEPS = 10  # in a row, before a run counts as lost
 PILOT_STEPS, PILOT_EVERY = 300, 5  # updates by which `share:` chooses a bound; adjoints are looked at each fifth
+SMALLEST_BOUND = 1e-30  # of `share:`, where the gradients themselves are zero
+USUAL_BOUND = 1.0  # that `starved` is counted against where the rule names none
 STARVED = 0.5  # of its own size: a head left shorter than this by a norm that is not its own
+PLACEMENTS, OPTIMIZERS = ("update", "backprop"), ("sgd", "adamw")
 SCOPES: Mapping[str, Sequence[Role]] = {
     "none": (),
     "all": ROLES,
@@ -80,22 +84,40 @@ def train_trial(trial: Trial) -> dict[str, Any]:
     """Train as a trial asks, until the task is solved or its steps are done, and say what came of it.
 
     Args:
-        trial: On a task of `TASKS`. A rule `share:0.5` clips at the norm that half of the first steps of a run
-            without clipping exceed: the norm of the gradients of its scope, or for `backprop` the largest adjoint.
+        trial: On a task of `TASKS`. A rule `share:0.5` clips at the bound that half of the first 300 steps of a run
+            without clipping exceed, by the norm of the gradients of its scope (of all for none; for per-role the
+            largest norm of a role), or for `backprop` by the largest adjoint. Steps that are not finite do not count.
 
     Returns:
-        solved_step (nan where it is not solved), final_error and relative_error (over the baseline), diverged (a step
-        that was not finite, or an error of more than twice the baseline), nonfinite_steps, done_steps, clip_fraction,
-        cosine (mean, with the exact gradient), flipped (mean share of signs, for `backprop`), starved (share of the
-        steps in which one norm over everything would leave the head less than half of a gradient that is below the
-        bound by itself), head_share (median of head norm over total norm), total_norm (median), growth_before and
-        growth_after (of the adjoint per step back), bound, seconds.
+        solved_step: The step after which the error on held-out sequences was first seen below what counts as solved;
+            it is looked at each 50 steps, and training ends there. nan where it is not solved.
+        final_error: The last error seen; nan for a run that was lost: 10 steps in a row that were not finite.
+        relative_error: Of the best answer without a memory. Classes cannot be much worse than 1.
+        diverged: Whether a step was not finite (the guard leaves it out, a plain loop would be lost), or the relative
+            error is above 2 or nan. A run that the guard saved can have diverged and solved its task.
+        nonfinite_steps, done_steps: How many.
+        clip_fraction: Share of the finite steps with a clipped gradient; for `backprop` of all backward passes with a
+            clipped adjoint.
+        cosine: Mean over steps, between the gradient that was used and the exact one; for `backprop` of the recurrent
+            layer.
+        flipped: Mean share of its weights whose gradient changed sign, for `backprop`; else 0.
+        starved: Share of the finite steps in which one norm over everything would leave the head less than half of a
+            gradient that is within the bound by itself; the bound is 1 where the rule has no fixed one.
+        head_share: Median of head norm over total norm.
+        total_norm: Median.
+        growth_before, growth_after: Of the adjoint (of c for an LSTM) per step back, at both ends of the training.
+        bound: Of a rule that has one, inf for none, nan for rules without one fixed norm.
+        seconds: All of it.
+
+    Raises:
+        OptionError: With all settings that no run is made of.
 
     Example:
         >>> row = train_trial(Trial(study="s", task="adding", length=10, hidden_size=4, steps=50, lr=0.01))
         >>> row["diverged"], row["done_steps"], 0 < row["relative_error"] < 2
         (False, 50, True)
     """
+    check_trial(trial)
     started = time.perf_counter()
     task, model = TASKS[trial.task], Recaller(trial, TASKS[trial.task])
     bound = choose_bound(trial, task, model)
@@ -103,7 +125,7 @@ def train_trial(trial: Trial) -> dict[str, Any]:
     before = growth_rate(trial, model, held_out)
     guard, layer = guarded(trial, model, bound)
     optimizer = make_optimizer(trial, model)
-    data = torch.Generator().manual_seed(trial.seed + 1)
+    data = batches_of(trial)
     results: list[ClipResult] = []
     error, solved_step = math.nan, math.nan
     for step in range(1, trial.steps + 1):
@@ -112,13 +134,14 @@ def train_trial(trial: Trial) -> dict[str, Any]:
         loss = head_loss(trial.head, model(batch.x_BTD), batch.y)
         loss.backward()  # type: ignore[no-untyped-call]
         results.append(guard.step(optimizer, loss=loss))
+        if guard.bad_in_a_row == MOST_BAD_STEPS:
+            error = math.nan  # weights that nothing moves any more
+            break
         if step % EVALUATE_EVERY == 0 or step == trial.steps:
             error = evaluate(trial, task, model, held_out)
-            solved_step = step if error < task.solved else math.nan
-        if solved_step == step or guard.bad_in_a_row == MOST_BAD_STEPS:
-            break
-    if guard.bad_in_a_row:
-        error = math.nan  # weights that nothing moves any more
+            if error < task.solved:
+                solved_step = float(step)
+                break
     return {
         **outcome(task, error, solved_step, results),
         **distortion(results, layer, bound),
@@ -129,6 +152,58 @@ def train_trial(trial: Trial) -> dict[str, Any]:
     }
 
 
+def check_trial(trial: Trial) -> None:
+    """Refuse settings that would be passed over in silence, or fail far from here; all in one pass.
+
+    Raises:
+        OptionError: With all of them.
+
+    Example:
+        >>> check_trial(Trial(study="s", task="adding"))
+    """
+    known = {
+        "task": tuple(TASKS),
+        "head": HEADS,
+        "scope": tuple(SCOPES),
+        "placement": PLACEMENTS,
+        "optimizer": OPTIMIZERS,
+        "scale": (1.0,),
+    }
+    problems = [
+        Problem(f"{name} of a trial", f"one of {', '.join(map(str, values))}", repr(given), f"write {values[0]}")
+        for name, values in known.items()
+        if (given := getattr(trial, name)) not in values
+    ]
+    shortest = TASKS[trial.task].shortest if trial.task in TASKS else 1
+    if trial.length < shortest:
+        expected, fix = f"at least {shortest} for {trial.task}", f"write {shortest}"
+        problems.append(Problem("length of a trial", expected, str(trial.length), fix))
+    if trial.rule.startswith("share:") and share_of(trial.rule) is None:
+        problems.append(Problem("rule of a trial", "share:Q with 0 < Q < 1", trial.rule, "write share:0.5"))
+    if problems:
+        raise OptionError(problems)
+
+
+def share_of(rule: str) -> float | None:
+    """The share of the steps that a rule share:Q is to clip; None for another rule, and where Q is no share.
+
+    Example:
+        >>> share_of("share:0.25"), share_of("norm:1"), share_of("share:2")
+        (0.25, None, None)
+    """
+    kind, _, text = rule.partition(":")
+    try:
+        share = float(text) if kind == "share" else math.nan
+    except ValueError:
+        share = math.nan
+    return share if 0 < share < 1 else None
+
+
+def batches_of(trial: Trial) -> torch.Generator:
+    """Where the batches of a trial come from, from the first one on."""
+    return torch.Generator().manual_seed(trial.seed + 1)
+
+
 def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
     """Plain gradient descent, or AdamW with torch's defaults."""
     make = torch.optim.SGD if trial.optimizer == "sgd" else torch.optim.AdamW
@@ -136,13 +211,21 @@ def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
 
 
 def choose_bound(trial: Trial, task: SequenceTask, model: nn.Module) -> float:
-    """The bound of a rule; of `share:Q` from the first batches, inf without one, nan for a rule that chooses itself."""
-    if not trial.rule.startswith("share:"):
-        plan = parse_clip(trial.rule)
-        return math.inf if plan.rule is None else plan.rule.max_norm if isinstance(plan.rule, ClipNorm) else math.nan
+    """The bound of a rule; of `share:Q` from the first batches, inf for none, nan for rules without one fixed norm."""
+    share = share_of(trial.rule)
+    if share is None:
+        rule = parse_rule(trial.rule)
+        return math.inf if rule is None else rule.max_norm if isinstance(rule, ClipNorm) else math.nan
+    norms = [norm for norm in pilot_norms(trial, task, model) if math.isfinite(norm)]
+    return max(float(torch.tensor(norms or [USUAL_BOUND], dtype=torch.float64).quantile(1 - share)), SMALLEST_BOUND)
+
+
+def pilot_norms(trial: Trial, task: SequenceTask, model: nn.Module) -> list[float]:
+    """What the rule of a trial would bound, in the first steps of a copy of the model that nothing clips."""
     pilot, norms = copy.deepcopy(model), []
     guard, optimizer = GradientGuard(pilot, None, give_up_after=None), make_optimizer(trial, pilot)
-    data = torch.Generator().manual_seed(trial.seed + 1)
+    data = batches_of(trial)
+    roles = SCOPES[trial.scope] or ROLES
     for step in range(PILOT_STEPS):
         batch = task.draw(trial.batch_size, trial.length, data)
 
@@ -154,23 +237,24 @@ def choose_bound(trial: Trial, task: SequenceTask, model: nn.Module) -> float:
         optimizer.zero_grad()
         loss = loss_fn()
         loss.backward()  # type: ignore[no-untyped-call]
-        role_norms = guard.step(optimizer, loss=loss).role_norms
+        result = guard.step(optimizer, loss=loss)
+        if guard.bad_in_a_row == MOST_BAD_STEPS:
+            break
         if trial.placement == "update":
-            norms.append(combine_norms([role_norms.get(role, 0.0) for role in SCOPES[trial.scope]]))
-    quantile = 1 - float(trial.rule.removeprefix("share:"))
-    known = [norm for norm in norms if 0 < norm < math.inf]  # without clipping some runs do not last so long
-    return float(torch.tensor(known, dtype=torch.float64).quantile(quantile))
+            found = [result.role_norms.get(role, 0.0) for role in roles]
+            norms.append(max(found) if trial.scope == "per-role" else combine_norms(found))
+    return norms
 
 
 def guarded(trial: Trial, model: Recaller, bound: float) -> tuple[GradientGuard, ClipAdjoint | None]:
     """The guard that clips as a trial asks, and the layer that clips its adjoints; both measure all steps."""
-    rule: Any = ClipNorm(bound) if trial.rule.startswith("share:") else parse_clip(trial.rule).rule
-    present = set(find_roles(model).values())
-    roles = [role for role in SCOPES[trial.scope] if role in present]
-    if trial.placement == "backprop" and isinstance(rule, ClipNorm):
+    rule: Any = parse_rule(trial.rule) if share_of(trial.rule) is None else ClipNorm(bound)
+    if trial.placement == "backprop" and rule is not None:
         layer = ClipAdjoint(model.recurrent, rule)
         model.recurrent = layer
         return GradientGuard(model, None, give_up_after=None), layer
+    present = set(find_roles(model).values())
+    roles = [role for role in SCOPES[trial.scope] if role in present]
     if not roles or rule is None:
         return GradientGuard(model, None, give_up_after=None), None
     if trial.scope == "per-role":
@@ -210,7 +294,7 @@ def outcome(task: SequenceTask, error: float, solved_step: float, results: Seque
 def distortion(results: Sequence[ClipResult], layer: ClipAdjoint | None, bound: float) -> dict[str, float]:
     """What clipping did to the gradients of the finite steps."""
     finite = [result for result in results if not result.skipped]
-    reference = bound if 0 < bound < math.inf else 1.0
+    reference = bound if bound < math.inf else USUAL_BOUND  # nan is not below
     head = [result.role_norms.get("head", 0.0) for result in finite]
     total = [result.total_norm for result in finite]
     starved = [norm <= reference < STARVED * whole for norm, whole in zip(head, total, strict=True)]
