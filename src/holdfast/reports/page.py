@@ -104,7 +104,7 @@ class Table:
     Attributes:
         title: What it shows.
         frame: The numbers.
-        columns: Which columns, in which order: their titles and formats, as for `markdown_table`.
+        columns: Which columns, in which order: their titles and formats, as for `markdown_table`; None: all of them.
 
     Example:
         >>> Table("Errors", pl.DataFrame({"error": [0.123]}), {"error": ("error", ".2f")}).to_html().count("<td")
@@ -113,7 +113,7 @@ class Table:
 
     title: str
     frame: pl.DataFrame
-    columns: Columns
+    columns: Columns | None = None
 
     def to_markdown(self) -> str:
         """Title and table."""
@@ -121,14 +121,15 @@ class Table:
 
     def to_html(self) -> str:
         """A table that scrolls by itself where it is too wide."""
-        kinds = [' class="number"' if number else "" for number in _numeric(self.frame, self.columns)]
-        titles = [title for title, _ in self.columns.values()]
+        columns = _chosen(self.frame, self.columns)
+        kinds = [' class="number"' if number else "" for number in _numeric(self.frame, columns)]
+        titles = [title for title, _ in columns.values()]
         head = "".join(f'<th scope="col"{kind}>{escape(title)}</th>' for kind, title in zip(kinds, titles, strict=True))
         rows = [
             "<tr>"
             + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, cells, strict=True))
             + "</tr>"
-            for cells in _cells(self.frame, self.columns)
+            for cells in _cells(self.frame, columns)
         ]
         body = "\n".join(rows)
         caption = f"<caption>{_inline(self.title)}</caption>"
@@ -136,14 +137,14 @@ class Table:
         return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(self.title)}">{table}</div>'
 
 
-def markdown_table(frame: pl.DataFrame, columns: Columns) -> str:
+def markdown_table(frame: pl.DataFrame, columns: Columns | None = None) -> str:
     r"""A table in markdown, numbers to the right.
 
     Args:
         frame: The numbers.
         columns: By the name of a column its title and format: a format specification as `.2f` or `.0%`, "" for the
             value as it is; or a text with fields in braces, `{error:.2f} [{low:.2f}, {high:.2f}]`, of any columns of
-            the row. null and nan are a dash.
+            the row. None: all columns, by their own names, floats with three digits. null and nan are a dash.
 
     Returns:
         Lines, the last one without an end.
@@ -156,6 +157,7 @@ def markdown_table(frame: pl.DataFrame, columns: Columns) -> str:
         | a\|b | 0.12 from 0.1 |
         | c | - |
     """
+    columns = _chosen(frame, columns)
     titles = [_marked(title) for title, _ in columns.values()]
     rules = ["---:" if number else "---" for number in _numeric(frame, columns)]
     rows = [[_marked(cell) for cell in cells] for cells in _cells(frame, columns)]
@@ -238,6 +240,12 @@ class StudyPage:
             f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
             "</body>\n</html>\n"
         )
+
+
+def _chosen(frame: pl.DataFrame, columns: Columns | None) -> Columns:
+    if columns is not None:
+        return columns
+    return {name: (name, ".3g" if kind.is_float() else "") for name, kind in frame.schema.items()}
 
 
 def _cells(frame: pl.DataFrame, columns: Columns) -> list[list[str]]:

@@ -19,6 +19,7 @@ from holdfast.reports.figures import FORECAST, INK, NAIVE, blank_figure
 
 BASELINE, WORST = 1.0, 2.0  # an answer without a memory; what a run counts with at most
 GROWS = 1 + 1e-6  # a factor above it; an orthogonal matrix is not to grow by errors of rounding
+SHORT_TITLE = 34  # letters that fit over a panel of errors
 BAR = {"elinewidth": 1.6, "capsize": 3, "linestyle": "none", "markersize": 7, "zorder": 3}
 
 
@@ -54,6 +55,7 @@ def error_figure(table: pl.DataFrame, by: Sequence[str], arm: Sequence[str], *, 
         _draw_errors(place, part, arm, names)
         bottom = number >= len(groups) - columns
         finish(place, title, "error (1: learned nothing)" if bottom else "", "")
+        place.set_title(title, loc="left", fontsize=11 if len(title) <= SHORT_TITLE else 9)
         place.tick_params(labelbottom=bottom)
     for place in places[len(groups) :]:
         place.set_axis_off()
