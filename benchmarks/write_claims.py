@@ -12,8 +12,8 @@ import polars as pl
 from common import RESULTS
 from write_results_page import machine_line
 
+from holdfast.reports import markdown_table
 from holdfast.studies.catalogue import SCOPES, STUDIES, Study
-from holdfast.studies.run import markdown_table
 from holdfast.studies.statistics import bootstrap_interval, capped
 from holdfast.studies.verdicts import EXPLODES, judge
 
@@ -73,7 +73,7 @@ def _pivot(rows: pl.DataFrame, by: list[str], arm: str, arms: list[str]) -> list
                 _interval(own.select(capped()).to_series().to_list()) + lost if own.height else ""
             )
         found.append(cells)
-    return markdown_table(pl.DataFrame(found))
+    return markdown_table(pl.DataFrame(found)).splitlines()
 
 
 def _scopes(rows: pl.DataFrame) -> list[str]:
@@ -95,7 +95,7 @@ def _placements(rows: pl.DataFrame) -> list[str]:
         "task", "cell", "optimizer", "rule", "placement", maintain_order=True
     )
     names = ("clip_fraction", "cosine", "flipped")
-    return markdown_table(
+    means = markdown_table(
         table.agg(
             *(pl.col(name).drop_nans().mean() for name in names),
             pl.col("diverged").sum().alias("lost"),
@@ -103,6 +103,7 @@ def _placements(rows: pl.DataFrame) -> list[str]:
             capped().mean().alias("error"),
         )
     )
+    return means.splitlines()
 
 
 def _thresholds(rows: pl.DataFrame) -> list[str]:
@@ -128,7 +129,7 @@ def _spectra(rows: pl.DataFrame) -> list[str]:
         "Layers by what the eigenvalue rule says (radius times steepest slope above or below 1) and whether the",
         "adjoint grew more than tenfold. A *chain* is a matrix far from normal: each unit speaks to the next.",
         "",
-        *markdown_table(table.rename({"init": "matrix"})),
+        *markdown_table(table.rename({"init": "matrix"})).splitlines(),
     ]
 
 

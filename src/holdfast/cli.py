@@ -302,7 +302,7 @@ def study(
         )
     if result.verdict is not None:
         _say(out, f"{result.study.claim} {result.verdict}")
-    _say(out, f"rows and tables: {place}")
+    _say(out, f"rows, tables and study.html: {place}")
 
 
 def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:

@@ -35,6 +35,8 @@ def test_rows_tables_and_verdict_are_written_and_a_second_run_goes_on(tiny, tmp_
     assert str(result.verdict) in summary
     assert "A sketch" in summary
     assert "| rnn-tanh | orthogonal | 0.5 | 0.5 | 0.5 |" in summary
+    page = (tmp_path / "out" / "study.html").read_text()
+    assert page.count("data:image/png;base64,") == 1 and "A sketch" in page
     assert "a sketch, too small for a verdict to rest on" in said[1]
     before = (tmp_path / "out" / "rows.jsonl").read_bytes()
     again = run_study("spectrum", tmp_path / "out", workers=1)

@@ -16,11 +16,11 @@ import polars as pl
 from holdfast.errors import Problem, RunDirectoryError
 from holdfast.studies.catalogue import STUDIES, Study, find_study
 from holdfast.studies.grid import Trial
+from holdfast.studies.page import study_page, study_table
 from holdfast.studies.runner import Show, run_trial, run_trials
-from holdfast.studies.statistics import summarise
 from holdfast.studies.verdicts import Verdict, judge
 
-FACTS, RESULTS, SUMMARY = "study.json", "results.parquet", "summary.md"
+FACTS, RESULTS, SUMMARY, PAGE = "study.json", "results.parquet", "summary.md", "study.html"
 PACED_STEPS = 20  # by which the time of a full study is estimated
 
 
@@ -56,7 +56,7 @@ def run_study(
     show: Show | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> StudyResult:
-    """Run a study, or go on with one that was stopped, and write results.parquet and summary.md into `out`.
+    """Run a study, or go on with one that was stopped, and write results.parquet, summary.md, study.html.
 
     Args:
         name: One of `STUDIES`.
@@ -87,42 +87,12 @@ def run_study(
     kind = "the full study" if full else "a sketch, too small for a verdict to rest on"
     say(f"{len(trials)} runs in {workers} processes: {kind}; about {minutes(_expected(trials) / workers)}")
     rows = pl.DataFrame(run_trials(trials, out, workers=workers, show=show), infer_schema_length=None)
-    result = StudyResult(study, rows, _table(study, rows), judge(name, rows), full)
+    result = StudyResult(study, rows, study_table(study, rows), judge(name, rows), full)
     rows.write_parquet(out / RESULTS)
-    (out / SUMMARY).write_text(summary_text(result), encoding="utf-8")
+    page = study_page(study, rows, result.verdict, full=full)
+    (out / SUMMARY).write_text(page.to_markdown(), encoding="utf-8")
+    (out / PAGE).write_text(page.to_html(), encoding="utf-8")
     return result
-
-
-def summary_text(result: StudyResult) -> str:
-    """The result as a page in markdown.
-
-    Args:
-        result: Of a study.
-    """
-    study = result.study
-    lines = [f"# {study.name}: {study.claim}", "", study.measured, ""]
-    if not result.full:
-        lines += ["A sketch: a few runs with a few steps. `--full` measures.", ""]
-    if result.verdict is not None:
-        lines += [str(result.verdict), ""]
-    return "\n".join([*lines, *markdown_table(result.table), ""])
-
-
-def markdown_table(table: pl.DataFrame) -> list[str]:
-    """A table in markdown; numbers with three digits, what is unknown is empty.
-
-    Example:
-        >>> markdown_table(pl.DataFrame({"rule": ["auto"], "error": [0.12345]}))
-        ['| rule | error |', '| --- | --- |', '| auto | 0.123 |']
-    """
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.3g}"
-        return "" if value is None else str(value)
-
-    head = [f"| {' | '.join(table.columns)} |", "|" + " --- |" * table.width]
-    return [*head, *(f"| {' | '.join(map(cell, row))} |" for row in table.iter_rows())]
 
 
 def minutes(seconds: float) -> str:
@@ -134,13 +104,6 @@ def minutes(seconds: float) -> str:
     """
     count = max(round(seconds / 60), 1)
     return f"{count} minute" + ("" if count == 1 else "s")
-
-
-def _table(study: Study, rows: pl.DataFrame) -> pl.DataFrame:
-    if study.name != "spectrum":
-        return summarise(rows, [*study.by, *study.arm])
-    names = ("scaled_radius", "scaled_norm", "rate", "peak_log_factor", "exponent")
-    return rows.group_by("cell", "init", "scale", maintain_order=True).agg(*(pl.col(name).mean() for name in names))
 
 
 def _claim_directory(out: Path, facts: dict[str, Any]) -> None:
