@@ -30,7 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "dropout 0": {"dropout": 0.0},
     "--context-length 168": {"context_length": 168},
     "--clip none": {"clip": "none"},
-    "--clip-roles all": {"clip_roles": ("all",)},
+    "--clip-roles input,recurrent,bias": {"clip_roles": ("input", "recurrent", "bias")},
     "--optimizer sgd": {"optimizer": "sgd"},
 }
 

@@ -56,7 +56,7 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     ),
     "clip_roles": (
         str,
-        "Whose gradients one rule is over: input, recurrent, bias, head, other; or all. [default: all but head]",
+        "Whose gradients one rule is over: input, recurrent, bias, head, other; or all. [default: all]",
     ),
     "penalty": (
         str,

@@ -103,7 +103,7 @@ def test_a_series_that_repeats_itself_has_no_skill_to_tell(tmp_path):
 def test_what_is_to_be_said_of_the_steps_is_kept(tmp_path):
     forecaster = small(max_steps=110, clip="norm:1e-6").fit(table(), out=tmp_path / "run")
     (note,) = forecaster.fitted.metrics["notes"]
-    assert note.startswith("clip norm:1e-6 cut the gradient in 99.1 % of the steps")
+    assert note.startswith("clip norm:1e-6 cut the gradient in 100 % of the steps")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"] == [note]
     for one in (forecaster, Forecaster.load(tmp_path / "run")):
         assert note in one.summary().splitlines()

@@ -70,10 +70,12 @@ def zscore_bounds(norms: Sequence[float], z_thres: float, alpha: float, warmup: 
 
 
 def auto_bounds(norms: Sequence[float], percentile: float, steps: int) -> list[float]:
-    """No bound for the first norms, then their percentile."""
+    """1 for the first norms, then their percentile; no bound for what is not taken in."""
     bounds = []
     for t, norm in enumerate(norms):
         before = taken_in(norms[:t])
-        measured = norm in taken_in([norm]) and len(before) >= steps
-        bounds.append(float(np.percentile(before[:steps], percentile)) if measured else math.inf)
+        if norm not in taken_in([norm]):
+            bounds.append(math.inf)
+        else:
+            bounds.append(float(np.percentile(before[:steps], percentile)) if len(before) >= steps else 1.0)
     return bounds

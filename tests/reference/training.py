@@ -43,17 +43,16 @@ def norm(parameters):
 
 
 def step_by_hand(network, batch, error_scale_B, optimizer, max_norm, penalty=lambda: 0.0):
-    """One step in plain torch that clips everything but the output layer; loss, norms before and clipping factor."""
+    """One step in plain torch that clips all gradients by one norm; loss, norm before and clipping factor."""
     optimizer.zero_grad()
     loss = batch_loss(network.head, network(batch), batch, error_scale_B)
     (loss + penalty()).backward()
-    inner = [p for name, p in network.named_parameters() if not name.startswith("output.")]
-    total, inner_norm = norm(network.parameters()), norm(inner)
-    coef = min(1.0, max_norm / inner_norm)
-    for parameter in inner:
+    total = norm(network.parameters())
+    coef = min(1.0, max_norm / total)
+    for parameter in network.parameters():
         parameter.grad *= coef
     optimizer.step()
-    return loss.item(), total, inner_norm, coef
+    return loss.item(), total, coef
 
 
 def validation(network: ForecastNetwork, windows, series_and_cutoffs, error_scale_n, season):

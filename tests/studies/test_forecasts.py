@@ -7,6 +7,7 @@ import math
 import pytest
 from tests.forecasting.small import table
 
+from holdfast.gradients import ROLES
 from holdfast.studies.forecasts import _options, forecast_trial
 from holdfast.studies.grid import Trial
 
@@ -44,7 +45,8 @@ def test_a_run_that_gives_up_counts_as_diverged(series):
     ("scope", "clip", "roles"),
     [
         ("none", "none", None),
-        ("all-but-head", "norm:1", None),
+        ("all", "norm:1", ROLES),
+        ("all-but-head", "norm:1", tuple(role for role in ROLES if role != "head")),
         ("head", "norm:1", ("head",)),
         ("per-role", "input=norm:1,recurrent=norm:1,bias=norm:1,head=norm:1,other=norm:1", None),
     ],

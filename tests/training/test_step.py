@@ -64,18 +64,18 @@ def test_equals_a_step_written_by_hand(optimizer, clip):
     for step in range(1, 6):
         record, batch = ours.step(), hand.batch(step)
         scale_B = hand.task.error_scale_n[batch.series_B]
-        loss, total, inner, coef = twin.step_by_hand(hand.network, batch, scale_B, plain, bound)
+        loss, total, coef = twin.step_by_hand(hand.network, batch, scale_B, plain, bound)
         assert (record.step, record.lr, record.skipped, record.nonfinite) == (step, 1e-2, False, ())
         assert record.loss == pytest.approx(loss, rel=1e-5)
         assert record.total_norm == pytest.approx(total, rel=1e-4)
         assert record.clip_coef == pytest.approx(coef, rel=1e-4)
-        assert record.clipped == (inner > bound)
+        assert record.clipped == (total > bound)
         for (name, a), b in zip(ours.network.named_parameters(), hand.network.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
 
 
 def test_the_first_step_equals_adamw_in_numbers():
-    bench = Bench()
+    bench = Bench(clip="none")
     before = {name: p.detach().double().clone() for name, p in bench.network.named_parameters()}
     record = bench.step()
     assert record.clip_coef == 1.0
@@ -100,7 +100,7 @@ def test_the_record_holds_what_decimals_measure(clip):
             assert record.role_norms[role] == pytest.approx(float(clipping.norm(before[role], 2.0)), rel=3e-7)
             clipped = float(clipping.norm(after[role], 2.0))
             assert record.role_clipped_norms[role] == pytest.approx(clipped, rel=1e-5)
-            assert record.role_coefs[role] == (record.clip_coef if role in INNER else 1.0)
+            assert record.role_coefs[role] == record.clip_coef
         all_before, all_after = list(chain(*before.values())), list(chain(*after.values()))
         assert record.total_norm == pytest.approx(float(clipping.norm(all_before, 2.0)), rel=3e-7)
         assert record.clipped_norm == pytest.approx(float(clipping.norm(all_after, 2.0)), rel=1e-5)
@@ -172,8 +172,15 @@ def test_a_batch_without_a_target_teaches_nothing():
     assert record.skipped and record.nonfinite == ("loss",)
 
 
-def test_clipping_covers_everything_but_the_output_layer():
+def test_clipping_covers_everything():
     bench = Bench(clip="norm:0.001")
+    record = bench.step()
+    assert twin.norm(bench.network.parameters()) == pytest.approx(1e-3, rel=1e-5)
+    assert record.clipped_norm == pytest.approx(1e-3, rel=1e-5)
+
+
+def test_clipping_covers_the_roles_that_are_named():
+    bench = Bench(clip="norm:0.001", clip_roles=INNER)
     record = bench.step()
     inner = [p for name, p in bench.network.named_parameters() if not name.startswith("output.")]
     assert twin.norm(inner) == pytest.approx(1e-3, rel=1e-5)

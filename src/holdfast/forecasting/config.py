@@ -43,8 +43,7 @@ class Config:
         bounds: Lower and upper bound of the target, for the sigmoid head.
         clip: A rule such as norm:1.0 or auto, or rules by role such as recurrent=norm:1,head=none; with cap=norm:5
             last, the norm of everything is bounded too. All kinds of rules: `holdfast.gradients.parse_clip`.
-        clip_roles: Whose gradients one rule is over: input, recurrent, bias, head, other; "all" for all of them.
-            None: all but head.
+        clip_roles: Whose gradients one rule is over: input, recurrent, bias, head, other. None, or "all": all of them.
         penalty: What is added to the loss to keep gradients flowing through time: omega:0.1 (Pascanu's penalty on
             adjoints that grow or shrink from step to step) or floss:0.1 (gradient flossing: Lyapunov exponents near
             zero), with a strength; or none.

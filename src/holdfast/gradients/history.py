@@ -12,6 +12,7 @@ from holdfast.gradients.memory import Calibration, NormHistory, NormSpread
 from holdfast.gradients.rules import norm_type, threshold
 
 MOST = 10**6  # norms remembered at most, so that a saved memory stays small
+MEASURED_AT = 1.0  # the usual bound, held while ClipAuto has none of its own
 
 
 @dataclass(frozen=True)
@@ -233,16 +234,21 @@ class ClipZScore:
 class ClipAuto:
     """Measure the first steps, then clip at a percentile of their norms, which stays as it is from then on.
 
-    g <- g * min(1, P / ||g||_p), with P the given percentile of the first `steps` norms, interpolated linearly.
+    g <- g * min(1, P / ||g||_p), with P the given percentile of the first `steps` norms as they were before clipping,
+    interpolated linearly; in these first steps with P = 1.
 
     For users who want the constant bound of `ClipNorm` and cannot know its scale. Unlike a rule that follows the norms,
-    it does not let them grow. The share of steps that it will clip is as expected only as far as later norms are like
-    the first: measure more steps where a warm-up of the learning rate, or a last layer that starts at zero, keeps them
-    small. Norms that are not finite, or 0, are left out and do not count as steps.
+    it does not let them grow. While it measures, the usual bound of 1 holds: the first gradients of a recurrent network
+    are often its largest, and one of them spoils plain gradient descent at once, and the second moments of Adam for a
+    thousand steps. Where all gradients are far longer than 1, plain gradient descent is slow for these steps.
+
+    The share of steps that it will clip is as expected only as far as later norms are like the first: measure more
+    steps where a warm-up of the learning rate, or a last layer that starts at zero, keeps them small. Norms that are
+    not finite, or 0, are left out and do not count as steps.
 
     Attributes:
         percentile: Which one, above 0 and up to 100.
-        steps: How many steps are measured, unclipped; at least 1.
+        steps: How many steps are measured; at least 1.
         norm_type: p of the norm, above 0 or `inf`.
 
     Raises:
@@ -252,7 +258,7 @@ class ClipAuto:
         >>> rule = ClipAuto(percentile=50, steps=3)
         >>> memory = rule.start()
         >>> [rule.bound(memory, norm) for norm in (1.0, 5.0, 2.0, 8.0)]
-        [inf, inf, inf, 2.0]
+        [1.0, 1.0, 1.0, 2.0]
         >>> memory.chosen, round(memory.expected_clip_fraction, 2)
         (2.0, 0.33)
 
@@ -289,14 +295,14 @@ class ClipAuto:
             norm: The norm of this step's gradients.
 
         Returns:
-            What was chosen; inf as long as steps are measured and for a norm that is not finite or 0.
+            What was chosen; 1 as long as steps are measured, inf for a norm that is not finite or 0.
         """
         if not _has_scale(norm):
             return math.inf
         if memory.chosen is not None:
             return memory.chosen
         memory.add(norm)
-        return math.inf
+        return MEASURED_AT
 
 
 def _has_scale(norm: float) -> bool:

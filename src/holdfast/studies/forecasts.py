@@ -5,26 +5,18 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from holdfast.errors import TrainingError
 from holdfast.forecasting.fitted import Fitted
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted
 from holdfast.forecasting.metrics import mean_scores, score_table
-from holdfast.gradients import ROLES
 from holdfast.series import m4_hourly
 from holdfast.series.datasets import M4_HOURLY_HORIZON
 from holdfast.studies.grid import Trial
-from holdfast.studies.train import STARVED, mean
+from holdfast.studies.train import SCOPES, STARVED, mean
 from holdfast.telemetry import StepRecord
-
-SCOPE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "all": {"clip_roles": ROLES},
-    "recurrent": {"clip_roles": ("recurrent",)},
-    "all-but-head": {},
-    "head": {"clip_roles": ("head",)},
-}
 
 
 def forecast_trial(trial: Trial) -> dict[str, Any]:
@@ -56,7 +48,7 @@ def forecast_trial(trial: Trial) -> dict[str, Any]:
 
 
 def _options(trial: Trial) -> dict[str, Any]:
-    clip: dict[str, Any] = {"clip": trial.rule, **SCOPE_OPTIONS.get(trial.scope, {})}
+    clip: dict[str, Any] = {"clip": trial.rule, "clip_roles": SCOPES[trial.scope]}
     if trial.scope == "none":
         clip = {"clip": "none"}
     elif trial.scope == "per-role":

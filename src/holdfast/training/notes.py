@@ -33,7 +33,7 @@ def fit_notes(log: TelemetryLog, config: TrainingConfig) -> list[str]:
     rules = parse_clip(config.clip).rules(config.covered).values()
     chosen = any(isinstance(each, ThresholdRecord) for each in news)
     if steps and not chosen and any(isinstance(rule, ClipAuto) for rule in rules):
-        notes.append(f"clip {config.clip} was still measuring when the fit ended, and clipped nothing")
+        return [*notes, f"clip {config.clip} was still measuring when the fit ended, and clipped at 1"]
     advice = clip_advice(finite, config)
     return notes if advice is None else [*notes, advice]
 

@@ -14,7 +14,6 @@ from holdfast.training.split import Split
 from holdfast.windows import Batch, Sampler, Windows
 
 PEAK_RATES = {"adamw": 2e-3, "sgd": 5e-2}
-CLIP_ROLES: tuple[Role, ...] = tuple(role for role in ROLES if role != "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class TrainingConfig:
         max_steps: Most optimiser steps.
         time_budget: Seconds that the loop may take; the schedule is stretched to end in time. None: no limit.
         clip: Rules as `parse_clip` reads them.
-        clip_roles: Roles that one rule is over, jointly; None: all but head.
+        clip_roles: Roles that one rule is over, jointly; None: all.
         penalty: What is added to the loss, as `parse_penalty` reads it.
         seed: Of windows and dropout.
         probe_share: Largest share of the time for looks at the flow of gradients; 0: none.
@@ -59,7 +58,7 @@ class TrainingConfig:
     @property
     def covered(self) -> tuple[Role, ...]:
         """The roles that one rule is over."""
-        return CLIP_ROLES if self.clip_roles is None else self.clip_roles
+        return ROLES if self.clip_roles is None else self.clip_roles
 
 
 def name_by_numbers(series: int, rows: int) -> str:
