@@ -50,6 +50,12 @@ def _arms(rule: str) -> list[dict[str, Any]]:
     return [{"scope": "none", "rule": "none"}, *({"scope": scope, "rule": rule} for scope in SCOPES)]
 
 
+def _bounds(full: bool) -> list[dict[str, Any]]:
+    bounds = ("0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30", "100") if full else ("0.01", "0.1", "1", "10")
+    rules = [*(f"norm:{bound}" for bound in bounds), "auto"]
+    return [{"scope": "none", "rule": "none"}, *({"scope": "all", "rule": rule} for rule in rules)]
+
+
 def _clip_scope(full: bool) -> Iterator[Trial]:
     problems = [
         {**RELU, "head": "squared"},
@@ -97,16 +103,12 @@ def _placement(full: bool) -> Iterator[Trial]:
 
 
 def _threshold(full: bool) -> Iterator[Trial]:
-    bounds = ("0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30", "100") if full else ("0.01", "0.1", "1", "10")
-    arms = [{"scope": "none", "rule": "none"}]
-    arms += [{"scope": "all-but-head", "rule": f"norm:{bound}"} for bound in bounds]
-    arms += [{"scope": "all-but-head", "rule": "auto"}]
     problems = [{**RELU, "head": "squared"}, {**TANH, "head": "sigmoid"}, {**LSTM, "head": "squared"}]
     common = {"study": "threshold", "steps": 1500 if full else 300}
     axes: Axes = {
         "problem": problems if full else problems[1:2],
         "optimizer": [SGD, ADAMW],
-        "arm": arms,
+        "arm": _bounds(full),
         "seed": range(5 if full else 2),
     }
     yield from grid(common, axes)
@@ -126,11 +128,14 @@ def _spectrum(full: bool) -> Iterator[Trial]:
 
 
 def _cells(full: bool) -> Iterator[Trial]:
-    common = {"study": "cells", "task": "adding", "head": "squared", "steps": 1000 if full else 150}
     cells = [{"cell": "rnn-tanh"}, {"cell": "rnn-relu", "init": "identity"}, {"cell": "gru"}, {"cell": "lstm"}]
     lengths = (24, 96, 336, 768) if full else (24, 96)
-    axes: Axes = {"length": lengths, "cell": cells, "optimizer": [ADAMW], "seed": range(3 if full else 1)}
-    yield from grid(common, axes)
+    adding = {"study": "cells", "task": "adding", "head": "squared", **ADAMW, "steps": 600 if full else 150}
+    yield from grid(adding, {"length": lengths, "cell": cells, "seed": range(3 if full else 1)})
+    if full:
+        hours = {"study": "cells", **M4, "head": "quantile", "lr": 2e-3, "optimizer": "adamw"}
+        hours |= {"hidden_size": 64, "steps": 300}
+        yield from grid(hours, {"length": lengths, "cell": cells, "seed": range(3)})
 
 
 def _init(full: bool) -> Iterator[Trial]:
@@ -140,7 +145,7 @@ def _init(full: bool) -> Iterator[Trial]:
         *({"cell": "rnn-relu", "init": init} for init in ("uniform", "orthogonal", "identity")),
         *({"cell": "lstm", "init": init} for init in ("uniform", "orthogonal", "chrono:50")),
     ]
-    clip = {"scope": "all-but-head", "rule": "norm:1"}
+    clip = {"scope": "all", "rule": "norm:1"}
     axes: Axes = {"clip": [clip], "start": starts, "optimizer": [ADAMW], "seed": range(5 if full else 1)}
     yield from grid({**common, "task": "adding"}, axes)
 
@@ -151,15 +156,20 @@ def _pascanu(full: bool) -> Iterator[Trial]:
         {"cell": "rnn-tanh", "init": "uniform"},
         {"cell": "rnn-tanh", "init": "radius:0.95"},
     ]
-    arms = [{"scope": "none", "rule": "none"}, {"scope": "all", "rule": "norm:1"}]
+    arms = [
+        {"scope": "none", "rule": "none"},
+        {"scope": "all", "rule": "norm:1"},
+        {"scope": "all", "rule": "norm:1", "penalty": "omega:1"},
+    ]
     common = {"study": "pascanu", "task": "temporal-order", "head": "sigmoid", "optimizer": "sgd", "lr": 0.1}
     axes: Axes = {
-        "start": starts if full else starts[1:],
+        "start": starts if full else starts[2:],
         "length": (20, 50, 100) if full else (20,),
         "arm": arms,
-        "seed": range(5 if full else 1),
+        "seed": range(4 if full else 1),
     }
-    yield from grid({**common, "hidden_size": 50, "steps": 4000 if full else 300}, axes)
+    yield from grid({**common, "hidden_size": 50, "steps": 2000 if full else 600}, axes)
+    yield Trial(study="pascanu", task="surface")
 
 
 def _listed(make: Callable[[bool], Iterator[Trial]]) -> Callable[[bool], Sequence[Trial]]:
@@ -221,9 +231,10 @@ STUDIES: Mapping[str, Study] = {
         Study(
             "pascanu",
             "Clipping lets plain gradient descent learn long dependencies.",
-            "The temporal order problem with and without a norm of 1 over all gradients, at rising lengths.",
+            "The temporal order problem without clipping, with one norm of 1, and with the penalty Omega too, at "
+            "rising lengths; and the error surface of one unit.",
             ("cell", "init", "length"),
-            ("scope",),
+            ("scope", "penalty"),
             _listed(_pascanu),
         ),
     )

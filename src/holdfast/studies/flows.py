@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import OptionError, Problem
-from holdfast.flow import GAINS, adjoints, growth, lyapunov_exponents, spectrum
+from holdfast.flow import GAINS, adjoints, error_surface, growth, lyapunov_exponents, spectrum
 from holdfast.networks import RNN, init_recurrent_
 from holdfast.studies.grid import Trial
 
@@ -58,6 +58,28 @@ def measure_trial(trial: Trial) -> dict[str, Any]:
     mean = [value - grown.per_lag.mean[0] for value in grown.per_lag.mean]
     exponent = lyapunov_exponents(layer, x_BTD[:4], k=1).values.item()
     return {**row, "rate": grown.rate, "peak_log_factor": max(mean), "exponent": exponent}
+
+
+def measure_surface(trial: Trial) -> dict[str, Any]:
+    """The error surface of one sigmoid unit over 50 steps, on w from 4 to 7 and b from -4 to -1 by .01.
+
+    Args:
+        trial: Nothing of it is used.
+
+    Returns:
+        peak_norm, the largest norm of the gradient, at peak_w and peak_b.
+
+    Example:
+        >>> row = measure_surface(Trial(study="s", task="surface"))
+        >>> round(row["peak_norm"], 3), round(row["peak_w"], 2), round(row["peak_b"], 2)
+        (439.964, 4.69, -2.42)
+
+    Reference:
+        Pascanu, Mikolov and Bengio, ICML 2013, figure 6.
+    """
+    found = error_surface()
+    w, b = found.steepest
+    return {"peak_norm": found.largest_norm, "peak_w": w, "peak_b": b}
 
 
 def _matrix(kind: str, N: int, generator: torch.Generator) -> Tensor:

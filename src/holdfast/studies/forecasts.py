@@ -31,7 +31,7 @@ def forecast_trial(trial: Trial) -> dict[str, Any]:
         final_error (mean MASE), relative_error (over that of seasonal naive), solved_step (nan), diverged (a step that
         was not finite, a run that gave up, or an error of more than twice that of seasonal naive), nonfinite_steps,
         done_steps, clip_fraction, cosine, flipped, starved and head_share as of `train_trial`, total_norm,
-        growth_before (nan), growth_after, bound (nan), seconds.
+        growth_before and memory_before (nan), growth_after, memory_after (recurrent steps), bound (nan), seconds.
     """
     started = time.perf_counter()
     m4 = trial.task == "m4-hourly"
@@ -44,7 +44,7 @@ def forecast_trial(trial: Trial) -> dict[str, Any]:
     season = fitted.network.config.naive_season
     scores = mean_scores(score_table(forecasts, fitted.prepared.checked.table, season, forecaster.levels))["mase"]
     row = _outcome(fitted.log.steps, scores["holdfast"], scores["holdfast"] / scores["seasonal_naive"], trial)
-    return {**row, "growth_after": _growth(fitted), "seconds": time.perf_counter() - started}
+    return {**row, **_flow(fitted), "seconds": time.perf_counter() - started}
 
 
 def _options(trial: Trial) -> dict[str, Any]:
@@ -77,13 +77,16 @@ def _outcome(steps: Sequence[StepRecord], error: float, relative: float, trial: 
         "starved": mean([norm <= reference < STARVED * whole for norm, whole in zip(head, total, strict=True)]),
         "head_share": statistics.median([a / b for a, b in zip(head, total, strict=True) if b] or [math.nan]),
         "total_norm": statistics.median(total or [math.nan]),
-        "growth_before": math.nan,
-        "growth_after": math.nan,
+        **dict.fromkeys(("growth_before", "growth_after", "memory_before", "memory_after"), math.nan),
         "bound": math.nan,
     }
 
 
-def _growth(fitted: Fitted) -> float:
-    """What the probe saw last of the first layer."""
-    flows = fitted.log.flows
-    return next(iter(flows[-1].rates.values()), math.nan) if flows else math.nan
+def _flow(fitted: Fitted) -> dict[str, float]:
+    """What the probe saw last of the first layer; a memory that it saw no end of has the length of the context."""
+    if not fitted.log.flows:
+        return {}
+    size, newest = fitted.network.config, fitted.log.flows[-1]
+    layer = next(iter(newest.rates))
+    memory = min(newest.memory_lengths[layer], size.context_length / size.segment)
+    return {"growth_after": newest.rates[layer], "memory_after": memory}

@@ -19,7 +19,8 @@ class Trial:
 
     Attributes:
         study: Which study it belongs to.
-        task: adding, temporal-order or copy; m4-hourly or data for a forecaster.
+        task: adding, temporal-order or copy; m4-hourly or data for a forecaster; spectrum or surface, where nothing
+            is trained.
         length: Steps of a sequence.
         cell: As `--cell`.
         init: As `--init`.
@@ -28,6 +29,7 @@ class Trial:
         rule: One rule as `--clip` takes it, or share:Q on a task of `TASKS`, see `train_trial`.
         scope: Whose gradients the rule is over: none, all, recurrent, all-but-head, head, or per-role, where the rule
             holds for each role by itself. With none nothing is clipped before the update, whatever the rule.
+        penalty: What is added to the loss of a task of `TASKS`: none, or omega:STRENGTH, as `--penalty`.
         placement: update (once, right before it) or backprop (each adjoint of the recurrent layer on its way back,
             whatever the scope).
         optimizer: sgd or adamw.
@@ -53,6 +55,7 @@ class Trial:
     head: str = "squared"
     rule: str = "none"
     scope: str = "none"
+    penalty: str = "none"
     placement: str = "update"
     optimizer: str = "sgd"
     lr: float = 0.1

@@ -13,19 +13,21 @@ from typing import Any
 
 import torch
 
-from holdfast.studies.flows import measure_trial
+from holdfast.studies.flows import measure_surface, measure_trial
 from holdfast.studies.forecasts import forecast_trial
 from holdfast.studies.grid import Trial
 from holdfast.studies.train import train_trial
 
 ROWS = "rows.jsonl"
+FORECASTS = ("m4-hourly", "data")
 
 Show = Callable[[int, int], None]  # done, of how many
 
 
 def run_trial(trial: Trial) -> dict[str, Any]:
     """One trial in this process: its settings, and what came of it."""
-    runs = {"spectrum": measure_trial, "m4-hourly": forecast_trial, "data": forecast_trial}
+    runs = {"spectrum": measure_trial, "surface": measure_surface}
+    runs |= dict.fromkeys(FORECASTS, forecast_trial)
     return {"key": trial.key, **asdict(trial), **runs.get(trial.task, train_trial)(trial)}
 
 

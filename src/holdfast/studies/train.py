@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.errors import OptionError, Problem
-from holdfast.flow import adjoints, growth
+from holdfast.flow import Growth, adjoints, growth, omega
 from holdfast.gradients import (
     ROLES,
     ClipAdjoint,
@@ -106,6 +106,8 @@ def train_trial(trial: Trial) -> dict[str, Any]:
         head_share: Median of head norm over total norm.
         total_norm: Median.
         growth_before, growth_after: Of the adjoint (of c for an LSTM) per step back, at both ends of the training.
+        memory_before, memory_after: Steps back until that adjoint has lost 99 % of its norm; the length where it has
+            not.
         bound: Of a rule that has one, inf for none, nan for rules without one fixed norm.
         seconds: All of it.
 
@@ -122,7 +124,7 @@ def train_trial(trial: Trial) -> dict[str, Any]:
     task, model = TASKS[trial.task], Recaller(trial, TASKS[trial.task])
     bound = choose_bound(trial, task, model)
     held_out = task.draw(EVALUATED, trial.length, torch.Generator().manual_seed(HELD_OUT_SEED))
-    before = growth_rate(trial, model, held_out)
+    before = adjoint_growth(trial, model, held_out)
     guard, layer = guarded(trial, model, bound)
     optimizer = make_optimizer(trial, model)
     data = batches_of(trial)
@@ -131,7 +133,7 @@ def train_trial(trial: Trial) -> dict[str, Any]:
     for step in range(1, trial.steps + 1):
         batch = task.draw(trial.batch_size, trial.length, data)
         optimizer.zero_grad()
-        loss = head_loss(trial.head, model(batch.x_BTD), batch.y)
+        loss = penalised(trial, model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         results.append(guard.step(optimizer, loss=loss))
         if guard.bad_in_a_row == MOST_BAD_STEPS:
@@ -142,11 +144,12 @@ def train_trial(trial: Trial) -> dict[str, Any]:
             if error < task.solved:
                 solved_step = float(step)
                 break
+    after = adjoint_growth(trial, model, held_out)
     return {
         **outcome(task, error, solved_step, results),
         **distortion(results, layer, bound),
-        "growth_before": before,
-        "growth_after": growth_rate(trial, model, held_out),
+        **{f"growth_{when}": math.nan if found is None else found.rate for when, found in at_ends(before, after)},
+        **{f"memory_{when}": memory_of(found, trial.length) for when, found in at_ends(before, after)},
         "bound": bound,
         "seconds": time.perf_counter() - started,
     }
@@ -178,6 +181,8 @@ def check_trial(trial: Trial) -> None:
     if trial.length < shortest:
         expected, fix = f"at least {shortest} for {trial.task}", f"write {shortest}"
         problems.append(Problem("length of a trial", expected, str(trial.length), fix))
+    if not 0 <= strength_of(trial.penalty) < math.inf:
+        problems.append(Problem("penalty of a trial", "none or omega:STRENGTH", trial.penalty, "write omega:1"))
     if trial.rule.startswith("share:") and share_of(trial.rule) is None:
         problems.append(Problem("rule of a trial", "share:Q with 0 < Q < 1", trial.rule, "write share:0.5"))
     if problems:
@@ -268,13 +273,49 @@ def evaluate(trial: Trial, task: SequenceTask, model: nn.Module, held_out: Examp
         return task.error(head_answer(trial.head, model(held_out.x_BTD)), held_out.y)
 
 
-def growth_rate(trial: Trial, model: nn.Module, held_out: Examples) -> float:
-    """Growth of the adjoint per step back, from the last answer on."""
+def penalised(trial: Trial, model: nn.Module, batch: Examples) -> Tensor:
+    """The loss of a batch, and the penalty of the trial."""
+    loss = head_loss(trial.head, model(batch.x_BTD), batch.y)
+    strength = strength_of(trial.penalty)
+    if not strength:
+        return loss
+    # Of the whole batch, as the paper has it.
+    return loss + strength * omega(model, lambda: head_loss(trial.head, model(batch.x_BTD), batch.y))
+
+
+def strength_of(penalty: str) -> float:
+    """The strength of omega:STRENGTH, 0 for none; nan where it is neither.
+
+    Example:
+        >>> strength_of("omega:0.5"), strength_of("none")
+        (0.5, 0.0)
+    """
+    kind, _, text = penalty.partition(":")
+    try:
+        return 0.0 if penalty == "none" else float(text) if kind == "omega" else math.nan
+    except ValueError:
+        return math.nan
+
+
+def adjoint_growth(trial: Trial, model: nn.Module, held_out: Examples) -> Growth | None:
+    """Growth of the adjoint per step back, from the last answer on; None where it is not finite."""
     few = Examples(held_out.x_BTD[: trial.batch_size], held_out.y[: trial.batch_size])
     found = adjoints(model, lambda: head_loss(trial.head, model(few.x_BTD), few.y))
     first = next(iter(found.values()))
     log_norm_BT = first.log_norm_BT if first.c_log_norm_BT is None else first.c_log_norm_BT
-    return math.nan if log_norm_BT.isnan().any() else growth(log_norm_BT).rate
+    return None if log_norm_BT.isnan().any() else growth(log_norm_BT)
+
+
+def at_ends(before: Growth | None, after: Growth | None) -> Sequence[tuple[str, Growth | None]]:
+    """Both ends of a training, with their names."""
+    return ("before", before), ("after", after)
+
+
+def memory_of(found: Growth | None, length: int) -> float:
+    """Steps back until the adjoint has lost 99 % of its norm, at most the length; nan where it is not finite."""
+    if found is None:
+        return math.nan
+    return float(length if found.memory_length is None else found.memory_length)
 
 
 def outcome(task: SequenceTask, error: float, solved_step: float, results: Sequence[ClipResult]) -> dict[str, Any]:
