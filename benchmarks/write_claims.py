@@ -14,7 +14,8 @@ from write_results_page import machine_line
 
 from holdfast.reports import markdown_table
 from holdfast.studies.catalogue import SCOPES, STUDIES, Study
-from holdfast.studies.statistics import bootstrap_interval, capped
+from holdfast.studies.page import TOLD, trained
+from holdfast.studies.statistics import bootstrap_interval, capped, summarise
 from holdfast.studies.verdicts import EXPLODES, judge
 
 PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
@@ -23,14 +24,20 @@ OPENING = """# What people say about clipping, measured
 Written by `python benchmarks/write_claims.py` from the rows in `benchmarks/results/studies/`, one per run. The
 *error* is that of held-out sequences over the error of the best answer without a memory: 1 means that nothing was
 learned. A run counts with 2 at most, and with 2 where it diverged, that is where a step was not finite or the error
-ended above 2. Intervals, in brackets, are 95 % bootstrap intervals over the runs; arms are paired by seed, and see the
-same data and first weights.
+ended above 2. Intervals, in brackets, are 95 % bootstrap intervals over the runs: with five runs they are too narrow,
+and hold the true mean about 83 times in 100. Arms are paired by seed, and see the same data and first weights.
+
+Where the defaults of `fit` come from: one norm of 1 over all gradients, clipped once, right before the update. On series
+of your own: `holdfast study clip-scope --data sales.csv --horizon 48 --out study` ends with the option to use.
 """
 QUESTIONS = {
     "clip-scope": "Is it right not to clip the output layer?",
     "placement": "Where in the step does clipping belong?",
     "threshold": "Which threshold?",
     "spectrum": "Does the largest eigenvalue decide?",
+    "cells": "Does an LSTM help?",
+    "init": "Does the start decide?",
+    "pascanu": "Does clipping let plain gradient descent learn long dependencies?",
 }
 
 
@@ -48,9 +55,9 @@ def _section(study: Study, question: str, rows: pl.DataFrame) -> str:
     facts = json.loads((RESULTS / "studies" / f"{study.name}.json").read_text())
     verdict = judge(study.name, rows)
     lines = [f"## {question}", "", f"People say: *{study.claim}*", ""]
-    if verdict is not None:
-        lines += [f"**{verdict.answer[:1].upper()}{verdict.answer[1:]}.** {verdict.text}", ""]
+    lines += [f"**{verdict.answer[:1].upper()}{verdict.answer[1:]}.** {verdict.text}", ""]
     tables = {"clip-scope": _scopes, "placement": _placements, "threshold": _thresholds, "spectrum": _spectra}
+    tables |= {"cells": _cells, "init": _starts, "pascanu": _orders}
     lines += [*tables[study.name](rows), ""]
     lines += [f"{study.measured} {rows.height} runs; `holdfast study {study.name} --full`. {machine_line(facts)}", ""]
     return "\n".join(lines)
@@ -109,7 +116,7 @@ def _placements(rows: pl.DataFrame) -> list[str]:
 def _thresholds(rows: pl.DataFrame) -> list[str]:
     arms = list(dict.fromkeys(rows["rule"].to_list()))
     return [
-        "Error by bound, over everything but the head:",
+        "Error by bound, over all gradients:",
         "",
         *_pivot(rows, ["task", "cell", "optimizer"], "rule", arms),
     ]
@@ -130,6 +137,37 @@ def _spectra(rows: pl.DataFrame) -> list[str]:
         "adjoint grew more than tenfold. A *chain* is a matrix far from normal: each unit speaks to the next.",
         "",
         *markdown_table(table.rename({"init": "matrix"})).splitlines(),
+    ]
+
+
+def _summary(rows: pl.DataFrame, by: list[str], names: list[str]) -> list[str]:
+    columns = {**{name: (name, "") for name in by}, **{name: TOLD[name] for name in names}}
+    return markdown_table(summarise(trained(rows), by), columns).splitlines()
+
+
+FLOW = ["diverged", "growth_before", "growth_after", "memory_before", "memory_after"]
+
+
+def _cells(rows: pl.DataFrame) -> list[str]:
+    return [
+        "Without clipping. *Growth* is that of the adjoint per recurrent step back, *memory* the steps over which it keeps",
+        "1 % of its norm. On M4 Hourly the length is the context in hours, fed in segments of 24 where four fit into it,",
+        "and the error MASE over that of seasonal naive: one less it is the skill.",
+        "",
+        *_summary(rows, ["task", "length", "cell"], ["error", *FLOW]),
+    ]
+
+
+def _starts(rows: pl.DataFrame) -> list[str]:
+    return _summary(rows, ["cell", "init"], ["error", "solved", *FLOW])
+
+
+def _orders(rows: pl.DataFrame) -> list[str]:
+    by = ["cell", "init", "length", "scope", "penalty"]
+    return [
+        "The share of runs that solve the temporal order problem; *omega:1* adds the penalty of the paper:",
+        "",
+        *_summary(rows, by, ["runs", "solved", "solved_step", "error", "diverged", "memory_after"]),
     ]
 
 

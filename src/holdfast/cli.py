@@ -274,8 +274,13 @@ def diagnose(
 
 
 @app.command(epilog="Example: `holdfast study clip-scope --full --out study`")
+@takes_options(*_COLUMN_OPTIONS)
 def study(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Which study; list shows them.", show_default=False)],
+    config: Any,
+    data: Annotated[
+        Path | None, typer.Option(help="Your own series, for clip-scope and threshold: ends with the option to use.")
+    ] = None,
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="Directory of the results: new, or of this study. [default: a new one]")
     ] = None,
@@ -297,11 +302,12 @@ def study(
             name,
             place,
             full=full,
+            data=data,
+            config=config,
             show=lambda done, total: bar.update(task, completed=done, total=total),
             say=lambda line: _say(err, line),
         )
-    if result.verdict is not None:
-        _say(out, f"{result.study.claim} {result.verdict}")
+    _say(out, result.words)
     _say(out, f"rows, tables and study.html: {place}")
 
 

@@ -21,7 +21,14 @@ def series(tmp_path):
 
 def trial(series, **fields):
     usual = {"study": "clip-scope", "task": "data", "cell": "lstm", "length": 24, "hidden_size": 8, "head": "quantile"}
-    usual |= {"optimizer": "adamw", "lr": 2e-3, "steps": 10, "batch_size": 16, "data": series, "horizon": 4}
+    usual |= {
+        "optimizer": "adamw",
+        "lr": 2e-3,
+        "steps": 10,
+        "batch_size": 16,
+        "data": series,
+        "options": '{"horizon": 4}',
+    }
     return Trial(**{**usual, **fields})
 
 

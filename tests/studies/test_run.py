@@ -32,7 +32,7 @@ def test_rows_tables_and_verdict_are_written_and_a_second_run_goes_on(tiny, tmp_
     assert rows.height == 2
     assert rows["rate"].to_list() == result.rows["rate"].to_list()
     summary = (tmp_path / "out" / "summary.md").read_text()
-    assert str(result.verdict) in summary
+    assert result.verdict.words(full=False) in summary
     assert "A sketch" in summary
     assert "| rnn-tanh | orthogonal | 0.5 | 0.5 | 0.5 |" in summary
     page = (tmp_path / "out" / "study.html").read_text()

@@ -17,7 +17,8 @@ RELU = {"task": "adding", "cell": "rnn-relu", "init": "identity", "length": 50}
 TANH = {"task": "temporal-order", "cell": "rnn-tanh", "init": "orthogonal", "length": 20}
 LSTM = {"task": "adding", "cell": "lstm", "init": "orthogonal", "length": 50}
 COPY = {"task": "copy", "cell": "gru", "init": "orthogonal", "length": 20}
-M4 = {"task": "m4-hourly", "cell": "lstm", "length": 0, "hidden_size": 128, "batch_size": 128, "steps": 400}
+FIT = {"cell": "lstm", "length": 0, "hidden_size": 128, "batch_size": 128, "optimizer": "adamw", "lr": 2e-3}
+M4 = {**FIT, "task": "m4-hourly", "steps": 400}
 SGD, ADAMW = ({"optimizer": "sgd", "lr": 0.1}), ({"optimizer": "adamw", "lr": 3e-3})
 
 
@@ -32,6 +33,7 @@ class Study:
         by: Fields that set groups of trials apart.
         arm: Fields that are compared inside a group, seed by seed.
         trials: All trials, of the sketch or of the full study.
+        own: Arms that can be compared on a user's own series, if any, in the sketch or in full.
 
     Example:
         >>> len(STUDIES["spectrum"].trials(False))
@@ -44,6 +46,7 @@ class Study:
     by: tuple[str, ...]
     arm: tuple[str, ...]
     trials: Callable[[bool], Sequence[Trial]]
+    own: Callable[[bool], Sequence[Mapping[str, Any]]] | None = None
 
 
 def _arms(rule: str) -> list[dict[str, Any]]:
@@ -130,12 +133,11 @@ def _spectrum(full: bool) -> Iterator[Trial]:
 def _cells(full: bool) -> Iterator[Trial]:
     cells = [{"cell": "rnn-tanh"}, {"cell": "rnn-relu", "init": "identity"}, {"cell": "gru"}, {"cell": "lstm"}]
     lengths = (24, 96, 336, 768) if full else (24, 96)
-    adding = {"study": "cells", "task": "adding", "head": "squared", **ADAMW, "steps": 600 if full else 150}
+    adding = {"study": "cells", "task": "adding", "head": "squared", **ADAMW, "steps": 400 if full else 150}
     yield from grid(adding, {"length": lengths, "cell": cells, "seed": range(3 if full else 1)})
     if full:
-        hours = {"study": "cells", **M4, "head": "quantile", "lr": 2e-3, "optimizer": "adamw"}
-        hours |= {"hidden_size": 64, "steps": 300}
-        yield from grid(hours, {"length": lengths, "cell": cells, "seed": range(3)})
+        hours = {**M4, "study": "cells", "head": "quantile", "hidden_size": 64, "steps": 300}
+        yield from grid(hours, {"length": lengths, "cell": cells, "seed": range(2)})
 
 
 def _init(full: bool) -> Iterator[Trial]:
@@ -166,7 +168,7 @@ def _pascanu(full: bool) -> Iterator[Trial]:
         "start": starts if full else starts[2:],
         "length": (20, 50, 100) if full else (20,),
         "arm": arms,
-        "seed": range(4 if full else 1),
+        "seed": range(3 if full else 1),
     }
     yield from grid({**common, "hidden_size": 50, "steps": 2000 if full else 600}, axes)
     yield Trial(study="pascanu", task="surface")
@@ -187,6 +189,7 @@ STUDIES: Mapping[str, Study] = {
             _PROBLEM,
             ("scope",),
             _listed(_clip_scope),
+            lambda full: _arms("norm:1"),
         ),
         Study(
             "placement",
@@ -203,6 +206,7 @@ STUDIES: Mapping[str, Study] = {
             _PROBLEM,
             ("rule",),
             _listed(_threshold),
+            _bounds,
         ),
         Study(
             "spectrum",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -35,7 +36,7 @@ def forecast_trial(trial: Trial) -> dict[str, Any]:
     """
     started = time.perf_counter()
     m4 = trial.task == "m4-hourly"
-    usual = {"horizon": M4_HOURLY_HORIZON, "season_length": 24} if m4 else {"horizon": trial.horizon or None}
+    usual = {"horizon": M4_HOURLY_HORIZON, "season_length": 24} if m4 else json.loads(trial.options)
     forecaster = Forecaster(**usual, **_options(trial))
     try:
         fitted, forecasts = backtest_fitted(forecaster, m4_hourly("train") if m4 else trial.data, 1)

@@ -39,7 +39,7 @@ class Trial:
         scale: Of the recurrent matrix or of the inputs, where a study changes it; else 1.
         seed: Of weights and data.
         data: File of a user's own series, for the task data.
-        horizon: Steps to forecast; 0 for the usual number of the data's frequency.
+        options: Further options of the fit of the task data, as JSON: its columns, horizon and season.
 
     Example:
         >>> Trial(study="clip-scope", task="adding").key == Trial(study="clip-scope", task="adding").key
@@ -64,7 +64,7 @@ class Trial:
     scale: float = 1.0
     seed: int = 0
     data: str = ""
-    horizon: int = 0
+    options: str = "{}"
 
     @property
     def key(self) -> str:

@@ -6,18 +6,37 @@ import datetime
 import os
 import platform
 from collections.abc import Mapping
+from shlex import quote
 
 import polars as pl
 import torch
 
 from holdfast.errors import OptionError
-from holdfast.reports import Picture, StudyPage, Table, bound_figure, error_figure, growth_figure
+from holdfast.flow import error_surface
+from holdfast.reports import Picture, StudyPage, Table, bound_figure, error_figure, growth_figure, surface_panel
+from holdfast.reports.figures import blank_figure
 from holdfast.studies.catalogue import Study
 from holdfast.studies.statistics import paired, summarise
 from holdfast.studies.verdicts import Verdict
 
 MANY = 8  # panels, from which on an overview comes first
 DETAILS = ("optimizer", "lr")  # what the overview takes together
+TOLD = {
+    "runs": ("runs", ""),
+    "diverged": ("diverged", ".0%"),
+    "error": ("error", "{error:.2f} [{error_low:.2f}, {error_high:.2f}]"),
+    "solved": ("solved", ".0%"),
+    "solved_step": ("steps to solve", ".0f"),
+    "clip_fraction": ("steps clipped", ".0%"),
+    "cosine": ("cosine", ".3f"),
+    "flipped": ("signs flipped", ".1%"),
+    "starved": ("head starved", ".1%"),
+    "growth_before": ("growth before", ".3f"),
+    "growth_after": ("growth after", ".3f"),
+    "memory_before": ("memory before", ".0f"),
+    "memory_after": ("memory after", ".0f"),
+    "seconds": ("seconds", ".1f"),
+}
 SPECTRA = ("scaled_radius", "scaled_norm", "rate", "peak_log_factor", "exponent")
 PREDICTORS = {
     "scaled_radius": "spectral radius x steepest slope",
@@ -33,14 +52,15 @@ READING = (
 MEASURING = "Growth is the factor by which the norm of the adjoint changes with each step back, measured along data."
 
 
-def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict | None, *, full: bool) -> StudyPage:
+def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict, *, full: bool, data: str = "") -> StudyPage:
     """Everything that is said of a study, ready to be written.
 
     Args:
         study: Which.
         rows: One per run.
-        verdict: What they say of the claim, if anything.
+        verdict: What they say of the claim.
         full: Whether it was the full study.
+        data: The user's own table that it was run on; empty for the grid of the study.
 
     Returns:
         The page; without pictures where matplotlib is not installed, and it says so.
@@ -48,16 +68,20 @@ def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict | None, *, ful
     Example:
         >>> from holdfast.studies import Trial, find_study
         >>> from holdfast.studies.runner import run_trial
+        >>> from holdfast.studies.verdicts import judge
         >>> trial = Trial(study="spectrum", task="spectrum", cell="rnn-tanh", init="normal", hidden_size=4, length=9)
-        >>> page = study_page(find_study("spectrum"), pl.DataFrame([run_trial(trial)]), None, full=False)
+        >>> rows = pl.DataFrame([run_trial(trial)])
+        >>> page = study_page(find_study("spectrum"), rows, judge("spectrum", rows), full=False)
         >>> page.command, len(page.tables)
         ('holdfast study spectrum --quick --out DIR', 1)
     """
+    own = f" --data {quote(data)}" if data else ""
     notes = [MEASURING if study.name == "spectrum" else READING]
     if not full:
         notes.insert(0, "A sketch: a few runs with a few steps. `--full` measures.")
     try:
-        pictures = _spectrum_pictures(rows) if study.name == "spectrum" else _error_pictures(study, rows)
+        pictures = _spectrum_pictures(rows) if study.name == "spectrum" else _error_pictures(study, trained(rows))
+        pictures += [_surface_picture()] if "surface" in rows["task"] else []
     except OptionError as error:  # no matplotlib
         pictures = []
         notes.append(f"Without pictures: {error.problems[0].got}; `{error.problems[0].fix}`.")
@@ -65,12 +89,12 @@ def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict | None, *, ful
         title=f"holdfast study: {study.name}",
         question=study.measured,
         claim=study.claim,
-        verdict=str(verdict) if verdict is not None else "No verdict: this study only measures.",
+        verdict=verdict.words(full),
         paragraphs=notes,
         tables=_tables(study, rows),
         pictures=pictures,
         facts=_facts(rows),
-        command=f"holdfast study {study.name} {'--full' if full else '--quick'} --out DIR",
+        command=f"holdfast study {study.name} {'--full' if full else '--quick'}{own} --out DIR",
     )
 
 
@@ -85,15 +109,36 @@ def study_table(study: Study, rows: pl.DataFrame) -> pl.DataFrame:
         As `summarise`; of the spectrum study what was predicted and measured.
     """
     if study.name != "spectrum":
-        return summarise(rows, [*study.by, *study.arm])
+        return summarise(trained(rows), [*study.by, *study.arm])
     return rows.group_by("cell", "init", "scale", maintain_order=True).agg(*(pl.col(name).mean() for name in SPECTRA))
 
 
+def trained(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of runs that trained something.
+
+    Example:
+        >>> trained(pl.DataFrame({"task": ["adding", "surface"]}))["task"].to_list()
+        ['adding']
+    """
+    return rows.filter(pl.col("task") != "surface")
+
+
+def _columns(study: Study, table: pl.DataFrame) -> dict[str, tuple[str, str]]:
+    """What is shown of a table: not what no run has, and no share that is zero everywhere."""
+    said = {
+        name: form for name, form in TOLD.items() if (table[name].cast(pl.Float64).fill_nan(0).fill_null(0) != 0).any()
+    }
+    return {**{name: (name, "") for name in (*study.by, *study.arm)}, **said}
+
+
 def _tables(study: Study, rows: pl.DataFrame) -> list[Table]:
-    tables = [Table("By group and arm", study_table(study, rows))]
-    if study.name != "spectrum":
+    if study.name == "spectrum":
+        return [Table("By group and arm", study_table(study, rows))]
+    table = study_table(study, rows)
+    tables = [Table("By group and arm", table, _columns(study, table))]
+    if table.select(study.arm).n_unique() > 1:
         first = rows.select(study.arm).row(0)
-        less = paired(rows, study.by, study.arm, first)
+        less = paired(trained(rows), study.by, study.arm, first)
         tables.append(Table(f"Difference of the error from that of {', '.join(map(str, first))}, paired by seed", less))
     return tables
 
@@ -102,6 +147,13 @@ def _spectrum_pictures(rows: pl.DataFrame) -> list[Picture]:
     figure = growth_figure(rows.with_columns(factor=pl.col("exponent").exp()), PREDICTORS)
     caption = "What three numbers say of a layer, beside what its adjoints do: red is where they are wrong."
     return [Picture.of(figure, caption)]
+
+
+def _surface_picture() -> Picture:
+    found = error_surface()
+    figure = blank_figure((8.0, 5.4))
+    surface_panel(found.w_W, found.b_B, found.error_WB, found.gradient_norm_WB)(figure.subplots())
+    return Picture.of(figure, "Error of one sigmoid unit after 50 steps: flat land, and a wall in it.")
 
 
 def _error_pictures(study: Study, rows: pl.DataFrame) -> list[Picture]:

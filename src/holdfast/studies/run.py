@@ -13,9 +13,11 @@ from typing import Any
 
 import polars as pl
 
-from holdfast.errors import Problem, RunDirectoryError
+from holdfast.errors import OptionError, Problem, RunDirectoryError
+from holdfast.forecasting import Config
 from holdfast.studies.catalogue import STUDIES, Study, find_study
 from holdfast.studies.grid import Trial
+from holdfast.studies.own import advise, check_own, own_trials
 from holdfast.studies.page import study_page, study_table
 from holdfast.studies.runner import Show, run_trial, run_trials
 from holdfast.studies.verdicts import Verdict, judge
@@ -32,19 +34,25 @@ class StudyResult:
         study: Which.
         rows: One row per run, with every setting and what came of it.
         table: Means by group and arm.
-        verdict: What they say of the claim; None for a study that only measures.
+        verdict: What they say of the claim.
         full: Whether it was the full study.
 
     Example:
-        >>> StudyResult(find_study("cells"), pl.DataFrame(), pl.DataFrame(), None, full=False).study.name
-        'cells'
+        >>> verdict = Verdict("true", "As seen.")
+        >>> StudyResult(find_study("cells"), pl.DataFrame(), pl.DataFrame(), verdict, full=True).words
+        'An LSTM mostly helps. True. As seen.'
     """
 
     study: Study
     rows: pl.DataFrame
     table: pl.DataFrame
-    verdict: Verdict | None
+    verdict: Verdict
     full: bool
+
+    @property
+    def words(self) -> str:
+        """The claim, and the verdict on it."""
+        return f"{self.study.claim} {self.verdict.words(self.full)}"
 
 
 def run_study(
@@ -52,6 +60,8 @@ def run_study(
     out: Path,
     *,
     full: bool = False,
+    data: Path | None = None,
+    config: Config | None = None,
     workers: int | None = None,
     show: Show | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -62,12 +72,15 @@ def run_study(
         name: One of `STUDIES`.
         out: Directory: new, empty, or that of the same study.
         full: The whole grid rather than a sketch of it.
+        data: A user's own table, CSV or Parquet, for a study of fits; the verdict is then the option to use.
+        config: Columns, horizon and season of that table.
         workers: Processes; None: one for each core.
         show: Told how many runs are done, and of how many.
         say: Told what is about to be done, and how long it may take.
 
     Raises:
-        OptionError: There is no such study.
+        OptionError: There is no such study, or it cannot be run on a table.
+        DataError: With everything that is wrong with the table.
         RunDirectoryError: The directory holds something else.
 
     Example:
@@ -80,16 +93,25 @@ def run_study(
           to do:    see them with: holdfast study list
     """
     study = find_study(name)
+    facts: dict[str, Any] = {"study": name, "full": full}
     trials = study.trials(full)
-    _claim_directory(out, {"study": name, "full": full})
+    config = config or Config()
+    if data is None and config != Config():
+        fix = f"give them with a table: holdfast study {name} --data DATA"
+        raise OptionError(Problem("options of a table", "--data beside them", "none", fix))
+    if data is not None:
+        facts |= check_own(study, data, config)
+        trials = own_trials(study, data, config, full)
+    _claim_directory(out, facts)
     workers = workers or os.cpu_count() or 1
     say(f"{name}: {study.measured}")
     kind = "the full study" if full else "a sketch, too small for a verdict to rest on"
     say(f"{len(trials)} runs in {workers} processes: {kind}; about {minutes(_expected(trials) / workers)}")
     rows = pl.DataFrame(run_trials(trials, out, workers=workers, show=show), infer_schema_length=None)
-    result = StudyResult(study, rows, study_table(study, rows), judge(name, rows), full)
+    verdict = judge(name, rows) if data is None else advise(rows)
+    result = StudyResult(study, rows, study_table(study, rows), verdict, full)
     rows.write_parquet(out / RESULTS)
-    page = study_page(study, rows, result.verdict, full=full)
+    page = study_page(study, rows, verdict, full=full, data=str(data or ""))
     (out / SUMMARY).write_text(page.to_markdown(), encoding="utf-8")
     (out / PAGE).write_text(page.to_html(), encoding="utf-8")
     return result

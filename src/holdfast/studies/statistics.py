@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from holdfast.errors import OptionError, Problem
 
 LOST = 2.0  # error, in units of the baseline's, that a run counts with at most; one that diverged counts with it
-MEANS = ("clip_fraction", "cosine", "flipped", "starved", "head_share", "growth_before", "growth_after")
+MEANS = (
+    *("clip_fraction", "cosine", "flipped", "starved", "head_share"),
+    *("growth_before", "growth_after", "memory_before", "memory_after"),
+)
 _NEEDED = ("diverged", "relative_error", "solved_step", *MEANS, "seconds")
 
 
@@ -91,8 +94,9 @@ def summarise(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         The fields; runs; diverged and solved, shares of them (one run can be both); solved_step, the median over those
         that solved; error, the mean of `capped` over all runs, with its interval error_low to error_high: no arm makes
         it better by losing its worst runs; kept_error, kept_low and kept_high, the relative error itself of the runs
-        that did not diverge; the means of clip_fraction, cosine, flipped, starved, head_share, growth_before and
-        growth_after over the runs that have them; seconds, the median. null where there is nothing to count.
+        that did not diverge; the means of clip_fraction, cosine, flipped, starved, head_share, growth_before,
+        growth_after, memory_before and memory_after over the runs that have them; seconds, the median. null where there
+        is nothing to count.
 
     Raises:
         OptionError: A column is missing.
