@@ -14,11 +14,12 @@ from write_results_page import machine_line
 
 from holdfast.reports import markdown_table
 from holdfast.studies.catalogue import SCOPES, STUDIES, Study
-from holdfast.studies.page import TOLD, trained
+from holdfast.studies.page import TOLD, study_page, trained
 from holdfast.studies.statistics import bootstrap_interval, capped, summarise
 from holdfast.studies.verdicts import EXPLODES, judge
 
 PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
+PICTURES = PAGE.parent / "claims"
 OPENING = """# What people say about clipping, measured
 
 Written by `python benchmarks/write_claims.py` from the rows in `benchmarks/results/studies/`, one per run. The
@@ -27,8 +28,8 @@ learned. A run counts with 2 at most, and with 2 where it diverged, that is wher
 ended above 2. Intervals, in brackets, are 95 % bootstrap intervals over the runs: with five runs they are too narrow,
 and hold the true mean about 83 times in 100. Arms are paired by seed, and see the same data and first weights.
 
-Where the defaults of `fit` come from: one norm of 1 over all gradients, clipped once, right before the update. On series
-of your own: `holdfast study clip-scope --data sales.csv --horizon 48 --out study` ends with the option to use.
+Where the defaults of `fit` come from: one norm of 1 over all gradients, clipped once, right before the update. On
+series of your own: `holdfast study clip-scope --data sales.csv --horizon 48 --out study` ends with the option to use.
 """
 QUESTIONS = {
     "clip-scope": "Is it right not to clip the output layer?",
@@ -43,12 +44,17 @@ QUESTIONS = {
 
 def write_page() -> None:
     """Write the page from whatever was measured."""
-    parts = [OPENING]
-    for name, question in QUESTIONS.items():
-        path = RESULTS / "studies" / f"{name}.parquet"
-        if path.exists():
-            parts.append(_section(STUDIES[name], question, pl.read_parquet(path)))
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
+    found = {name: RESULTS / "studies" / f"{name}.parquet" for name in QUESTIONS}
+    rows = {name: pl.read_parquet(path) for name, path in found.items() if path.exists()}
+    answers = pl.DataFrame(
+        {
+            "people say": [STUDIES[name].claim for name in rows],
+            "measured": [judge(name, each).answer for name, each in rows.items()],
+            "runs": [each.height for each in rows.values()],
+        }
+    )
+    sections = [_section(STUDIES[name], QUESTIONS[name], each) for name, each in rows.items()]
+    PAGE.write_text("\n".join([OPENING, markdown_table(answers), "", *sections]), encoding="utf-8")
 
 
 def _section(study: Study, question: str, rows: pl.DataFrame) -> str:
@@ -58,7 +64,10 @@ def _section(study: Study, question: str, rows: pl.DataFrame) -> str:
     lines += [f"**{verdict.answer[:1].upper()}{verdict.answer[1:]}.** {verdict.text}", ""]
     tables = {"clip-scope": _scopes, "placement": _placements, "threshold": _thresholds, "spectrum": _spectra}
     tables |= {"cells": _cells, "init": _starts, "pascanu": _orders}
-    lines += [*tables[study.name](rows), ""]
+    picture = study_page(study, rows, verdict, full=True).pictures[0]
+    PICTURES.mkdir(exist_ok=True)
+    (PICTURES / f"{study.name}.png").write_bytes(picture.png)
+    lines += [f"![{picture.caption}](claims/{study.name}.png)", "", *tables[study.name](rows), ""]
     lines += [f"{study.measured} {rows.height} runs; `holdfast study {study.name} --full`. {machine_line(facts)}", ""]
     return "\n".join(lines)
 
@@ -150,9 +159,9 @@ FLOW = ["diverged", "growth_before", "growth_after", "memory_before", "memory_af
 
 def _cells(rows: pl.DataFrame) -> list[str]:
     return [
-        "Without clipping. *Growth* is that of the adjoint per recurrent step back, *memory* the steps over which it keeps",
-        "1 % of its norm. On M4 Hourly the length is the context in hours, fed in segments of 24 where four fit into it,",
-        "and the error MASE over that of seasonal naive: one less it is the skill.",
+        "Without clipping. *Growth* is that of the adjoint per recurrent step back, *memory* the steps over which it",
+        "keeps 1 % of its norm. On M4 Hourly the length is the context in hours, fed in segments of 24 where four fit",
+        "into it, and the error is MASE over that of seasonal naive: one less it is the skill.",
         "",
         *_summary(rows, ["task", "length", "cell"], ["error", *FLOW]),
     ]
