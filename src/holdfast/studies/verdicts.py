@@ -11,6 +11,7 @@ import polars as pl
 from holdfast.studies.statistics import bootstrap_interval, capped
 
 KEYS = ("task", "cell", "init", "head", "optimizer", "lr", "length", "seed")  # settings that pairs of runs share
+NEAR = 0.1  # of the baseline's error: how far from the best bound still counts as near it
 EXPLODES = math.log(10.0)  # natural log of the factor from which on an adjoint counts as exploding
 
 
@@ -162,7 +163,7 @@ def _float(value: object) -> float:
 
 
 def _threshold(rows: pl.DataFrame) -> Verdict:
-    said, regrets = [], []
+    said, near, far = [], [], []
     for (optimizer,), part in rows.group_by("optimizer", maintain_order=True):
         means = part.group_by("task", "cell", "rule").agg(capped().mean().alias("error"))
         bounds = means.filter(pl.col("rule").str.starts_with("norm:"))
@@ -170,16 +171,17 @@ def _threshold(rows: pl.DataFrame) -> Verdict:
         best, worst = by_rule.row(0, named=True), by_rule.row(-1, named=True)
         auto = means.filter(pl.col("rule") == "auto")["error"].mean()
         none = means.filter(pl.col("rule") == "none")["error"].mean()
-        regret = _float(auto) - best["error"]
-        regrets.append(regret)
+        (near if _float(auto) - best["error"] < NEAR else far).append(str(optimizer))
         said.append(
             f"{optimizer}: errors of {best['error']:.2f} of the baseline's at the best bound ({best['rule'][5:]}), "
             f"{worst['error']:.2f} at the worst ({worst['rule'][5:]}), {_float(none):.2f} without one and "
             f"{_float(auto):.2f} with auto"
         )
-    near = max(regrets) < 0.1
-    answer = "false: auto is near the best" if near else "true: auto is not always near the best"
-    return Verdict(answer, "; ".join(said) + ".")
+    if near and far:
+        answer = f"true for {', '.join(far)}; for {', '.join(near)} auto is near the best bound"
+    else:
+        answer = "true: auto is not near the best bound" if far else "false: auto is near the best bound"
+    return Verdict(answer, _sentence(said))
 
 
 def _spectrum(rows: pl.DataFrame) -> Verdict:
