@@ -68,7 +68,9 @@ def test_a_study_of_a_table_ends_with_the_option_to_use(sales, tmp_path, monkeyp
     words = ["study", "clip-scope", "--data", sales, "--time-col", "when", "--horizon", 4, "--out", tmp_path / "out"]
     code, said = shell(monkeypatch, capsys, *words)
     assert code == 0
-    assert "Use --clip " in said.out
+    assert said.out.startswith(
+        "Which --clip is best on sales.csv? No more than a hint, for this is a sketch: Use --clip"
+    )
     rows = pl.read_parquet(tmp_path / "out" / "results.parquet")
     assert rows["done_steps"].to_list() == [4] * 4
     facts = json.loads((tmp_path / "out" / "study.json").read_text())
@@ -115,6 +117,12 @@ def test_another_option_than_the_usual_one_has_to_be_better_in_its_whole_interva
     assert found.answer == answer
     assert f"{len(lost)} of 9 runs diverged" in found.text
     assert ("the default, in all of its interval" in found.text) == (answer == "use --clip norm:1")
+
+
+def test_fits_that_learned_nothing_say_so():
+    rows = rows_of({NONE: 0.7, USUAL: 0.7}).with_columns(relative_error=pl.lit(0.7))
+    assert advise(rows).answer == "use --clip norm:1"
+    assert "validation kept the untrained network" in advise(rows).text
 
 
 @pytest.mark.parametrize("scope", ["none", "all", "recurrent", "all-but-head", "head", "per-role"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,18 @@ def check_own(study: Study, data: Path, config: Config) -> dict[str, Any]:
     return {"data": str(data.resolve()), "sha256": digest, "options": _given(config)}
 
 
+def own_study(study: Study, data: Path) -> Study:
+    """The study with what it asks of a user's table.
+
+    Example:
+        >>> from holdfast.studies.catalogue import STUDIES
+        >>> own_study(STUDIES["threshold"], Path("sales.csv")).claim
+        'Which --clip is best on sales.csv?'
+    """
+    measured = "Fits that do not see the last horizon of every series, scored on it beside seasonal naive."
+    return replace(study, claim=f"Which --clip is best on {data.name}?", measured=measured)
+
+
 def own_trials(study: Study, data: Path, config: Config, full: bool) -> list[Trial]:
     """The arms of a study as fits to a user's series, each seed with all of them.
 
@@ -56,12 +69,12 @@ def own_trials(study: Study, data: Path, config: Config, full: bool) -> list[Tri
         study: clip-scope or threshold.
         data: CSV or Parquet.
         config: Columns, horizon and season.
-        full: 400 steps and 3 seeds rather than 100 and 2.
+        full: 1200 steps, as a fit takes them, and 3 seeds rather than 300 and 2.
 
     Returns:
         The trials.
     """
-    common = {**FIT, "study": study.name, "task": "data", "head": "quantile", "steps": 400 if full else 100}
+    common = {**FIT, "study": study.name, "task": "data", "head": "quantile", "steps": 1200 if full else 300}
     where = {"data": str(data.resolve()), "options": json.dumps(_given(config))}
     arms = study.own(full) if study.own is not None else []
     return list(grid({**common, **where}, {"arm": arms, "seed": range(3 if full else 2)}))
@@ -92,7 +105,9 @@ def advise(rows: pl.DataFrame) -> Verdict:
     errors = rows.group_by(ARM, maintain_order=True).agg(capped().mean().alias("error"))
     told = ", ".join(f"{option_of(scope, rule)} {error:.3f}" for scope, rule, error in errors.rows())
     text = f"Errors of the last window over those of seasonal naive: {told}. {lost(rows)} runs diverged. "
-    if best == USUAL:
+    if errors["error"].n_unique() == 1:
+        text += "All are the same: validation kept the untrained network, the mean of its anchors, in all of them"
+    elif best == USUAL:
         text += f"No option is better than {option_of(*USUAL)}, the default, in all of its interval"
     else:
         mean, low, high = better.select("difference", "low", "high").row(0)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
 from holdfast.errors import OptionError, Problem, RunDirectoryError
 from holdfast.forecasting import Config
 from holdfast.studies.catalogue import STUDIES, Study, find_study
 from holdfast.studies.grid import Trial
-from holdfast.studies.own import advise, check_own, own_trials
+from holdfast.studies.own import advise, check_own, own_study, own_trials
 from holdfast.studies.page import study_page, study_table
 from holdfast.studies.runner import Show, run_trial, run_trials
 from holdfast.studies.verdicts import Verdict, judge
@@ -101,6 +102,7 @@ def run_study(
         raise OptionError(Problem("options of a table", "--data beside them", "none", fix))
     if data is not None:
         facts |= check_own(study, data, config)
+        study = own_study(study, data)
         trials = own_trials(study, data, config, full)
     _claim_directory(out, facts)
     workers = workers or os.cpu_count() or 1
@@ -143,7 +145,16 @@ def _claim_directory(out: Path, facts: dict[str, Any]) -> None:
 
 
 def _expected(trials: Sequence[Trial]) -> float:
-    """Seconds of all trials one after the other, from a few steps of one of each kind."""
+    """Seconds of all trials one after the other on one thread, from a few steps of one of each kind."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the processes has
+    try:
+        return _paced(trials)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _paced(trials: Sequence[Trial]) -> float:
     kinds: dict[tuple[str, str, int, str], list[Trial]] = {}
     for trial in trials:
         kinds.setdefault((trial.task, trial.cell, trial.length, trial.placement), []).append(trial)
