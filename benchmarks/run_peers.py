@@ -35,11 +35,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=limits.minutes, help="a case may take beyond its budget")
     parser.add_argument("--gb", type=float, default=limits.gb, help="of memory that a case may take")
     parser.add_argument("--kinds", default="accuracy,rate,predict,growth")
-    parser.add_argument("--rows", type=Path, default=Path(tempfile.gettempdir()) / "holdfast-peers.jsonl")
+    parser.add_argument("--rows", type=Path, help="default: holdfast-peers-THREADS.jsonl among temporary files")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.rows = given.rows or Path(tempfile.gettempdir()) / f"holdfast-peers-{given.threads}.jsonl"
+    return given
 
 
 def main() -> None:
@@ -50,20 +52,20 @@ def main() -> None:
         given.to.write_text(json.dumps(measure(json.loads(given.job))))
         return
     jobs = [job for job in all_jobs(given.seeds) if job["kind"] in given.kinds.split(",")]
-    todo = still_to_do(jobs, read_rows(given.rows))
+    left = still_to_do(jobs, read_rows(given.rows))
     limits = Limits(given.minutes, given.gb, given.threads)
-    for number, job in enumerate(todo, start=1):
+    for number, job in enumerate(left, start=1):
         if given.list:
             print(json.dumps(job))
             continue
         started = time.monotonic()
         append(given.rows, run_case(job, Path(__file__).resolve(), limits))
         rows = newest(read_rows(given.rows))
-        print(f"{number}/{len(todo)}, {time.monotonic() - started:.0f} s: {rows[-1]}", flush=True)
+        print(f"{number}/{len(left)}, {time.monotonic() - started:.0f} s: {rows[-1]}", flush=True)
         write_results("peers", {"machine": {**machine_facts(), "threads": given.threads}, "rows": rows})
     if given.list:
-        budgets = sum(job.get("seconds", 0) for job in todo)
-        print(f"{len(todo)} cases; {budgets / 3600:.1f} h of training budgets, and at most {limits.minutes:g} min each")
+        budgets = sum(job.get("seconds", 0) for job in left)
+        print(f"{len(left)} cases; {budgets / 3600:.1f} h of training budgets, and at most {limits.minutes:g} min each")
     else:
         write_page()
         draw()

@@ -31,7 +31,7 @@ class Limits:
 
     minutes: float = 5.0
     gb: float = 12.0
-    threads: int = 1
+    threads: int = 2
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

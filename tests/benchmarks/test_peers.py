@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import subprocess
@@ -95,16 +96,16 @@ def test_cases_are_all_different_and_the_most_telling_come_first():
 
 
 def test_what_is_there_is_passed_over_and_what_failed_is_tried_again(tmp_path):
-    todo = list(jobs.all_jobs(seeds=1))
+    left = list(jobs.all_jobs(seeds=1))
     path = tmp_path / "rows.jsonl"
-    assert runner.still_to_do(todo, runner.read_rows(path)) == todo
+    assert runner.still_to_do(left, runner.read_rows(path)) == left
     for job, more in zip(
-        todo, ({"owa": 1.0}, {"failed": "KeyError"}, {"cut_off": "more than 5 minutes"}), strict=False
+        left, ({"owa": 1.0}, {"failed": "KeyError"}, {"cut_off": "more than 5 minutes"}), strict=False
     ):
         runner.append(path, {**job, **more})
-    assert runner.still_to_do(todo, runner.read_rows(path)) == [todo[1], *todo[3:]]
-    runner.append(path, {**todo[1], "owa": 2.0})
-    assert runner.still_to_do(todo, runner.read_rows(path)) == todo[3:]
+    assert runner.still_to_do(left, runner.read_rows(path)) == [left[1], *left[3:]]
+    runner.append(path, {**left[1], "owa": 2.0})
+    assert runner.still_to_do(left, runner.read_rows(path)) == left[3:]
     assert [row.get("owa") for row in runner.newest(runner.read_rows(path))] == [1.0, 2.0, None]
 
 
@@ -260,3 +261,40 @@ def test_the_section_can_be_written_from_any_rows_and_survives_json():
         assert text[-2].endswith("Machine: a, b.")
         assert all(len(line) <= 118 or line[0] in "|!" for line in text)
     assert "holdfast 1.0" in text[-2]
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # the libraries' own
+@pytest.mark.parametrize(
+    ("forecaster", "equal"),
+    [
+        ("holdfast", True),
+        ("nf-lstm", True),
+        ("nf-gru", False),
+        ("deepar", True),
+        ("darts-block", False),
+        ("darts-rnn", True),
+        ("naive", False),
+    ],
+)
+def test_an_adapter_stops_in_time_and_gives_each_series_its_own_forecast(forecaster, equal, tmp_path, monkeypatch):
+    """Series of very unlike levels, whose ids are not in the order of their text: no forecast lies on another level."""
+    monkeypatch.chdir(tmp_path)  # where Lightning leaves files
+    who = jobs.FORECASTERS[forecaster]
+    package = {"darts": "darts.models", "gluonts": "gluonts.torch"}.get(who.package, who.package)
+    pytest.importorskip(package, reason="a peer, installed by the extra `bench`")
+    adapter = importlib.import_module(f"benchmarks.peers.{who.adapter}")
+    levels = {"s9": 1e-3, "s10": 1.0, "s100": 1e3, "s1": 1e6}
+    table = jobs.synthetic(series=4, length=180).with_columns(
+        pl.Series("unique_id", np.repeat(list(levels), 180)), pl.col("y") * np.repeat(list(levels.values()), 180) / 100
+    )
+    fitted = adapter.fit(table, Task(horizon=6, season=4, steps=2, seed=1, equal=equal), who.variant)
+    made = fitted.predict(fitted.convert(table))
+    assert len(fitted.clock.ends) == (0 if forecaster == "naive" else 2)
+    assert made.height == 6 * len(levels)
+    for name, level in levels.items():
+        own = made.filter(pl.col("unique_id") == name)
+        assert own["step"].to_list() == [1, 2, 3, 4, 5, 6]
+        assert level / 30 < abs(own["point"].mean()) < 30 * level
+        if "low" in made.columns:
+            assert (own["low"] <= own["point"]).all()
+            assert (own["point"] <= own["high"]).all()
