@@ -15,13 +15,18 @@ from peers.jobs import COUNTS, FAST, FORECASTERS, LENGTHS, PEERS
 from peers.tables import Row, scores_by, sizes
 
 from holdfast.reports.axes import COLOURS, DASHES, MARKERS, finish
-from holdfast.reports.figures import INK, blank_figure
+from holdfast.reports.figures import NAIVE, blank_figure
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
-STYLES = {
-    name: {"color": COLOURS[i % 6], "linestyle": DASHES[i % 6], "marker": MARKERS[i % 6], "markersize": 4}
-    for i, name in enumerate(dict.fromkeys([*FAST, *PEERS]))
-}
+PACKAGES = ("holdfast", "neuralforecast", "gluonts", "darts")
+
+
+def style(name: str) -> dict[str, Any]:
+    """One colour per library, one mark and dash for each of its models."""
+    package = FORECASTERS[name].package
+    models = [other for other in FORECASTERS if FORECASTERS[other].package == package]
+    library, model = (0, 2, 3, 4)[PACKAGES.index(package)], models.index(name)  # red is for naive forecasts
+    return {"color": COLOURS[library], "marker": MARKERS[model], "markersize": 5, "linestyle": DASHES[model]}
 
 
 def draw_error(rows: Sequence[Row], path: Path) -> None:
@@ -39,24 +44,26 @@ def draw_error(rows: Sequence[Row], path: Path) -> None:
             [max(own) - mean for mean, own in zip(means, owas, strict=True)],
         ]
         seconds = [score.mean("fit_seconds") for score in scores]
-        panel.errorbar(seconds, means, yerr=bars, label=FORECASTERS[name].title, capsize=2, **STYLES[name])
+        panel.errorbar(seconds, means, yerr=bars, label=FORECASTERS[name].title, capsize=2, **style(name))
     for score in scores_by(rows, "naive"):
-        panel.axhline(score.mean("owa"), color=INK, linewidth=0.8, alpha=0.5, label="seasonal naive")
-    panel.set_xscale("log")
-    panel.set_yscale("log")
-    plain_ticks(panel)
+        panel.axhline(score.mean("owa"), color=NAIVE, linewidth=1, linestyle=":", label="seasonal naive")
+    log_scales(panel)
     panel.legend(frameon=False, fontsize=9)
     finish(panel, "M4 Hourly: error against the seconds of a fit", "seconds of the whole fit", "OWA (lower is better)")
     figure.savefig(path, dpi=110)
 
 
-def plain_ticks(panel: Any) -> None:
-    """0.4 and 30 instead of powers of ten."""
-    from matplotlib.ticker import LogLocator, ScalarFormatter
+def log_scales(panel: Any) -> None:
+    """Both axes, with 0.4 and 30 instead of powers of ten; a panel without a point has no logarithm."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
+    if not any(len(line.get_xdata()) for line in panel.lines):
+        return
+    panel.set_xscale("log")
+    panel.set_yscale("log")
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axis.set_minor_locator(LogLocator(subs=()))
 
 
@@ -71,10 +78,10 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
             for name in FAST:
                 known = zip(at, sizes(rows, name)[column], strict=True)
                 points = [(size, row[value]) for size, row in known if row and row.get(value) is not None]
-                if points:
-                    panel.plot(*zip(*points, strict=True), label=FORECASTERS[name].title, **STYLES[name])
-            panel.set_xscale("log")
-            panel.set_yscale("log")
+                xy = zip(*points, strict=True) if points else ([], [])  # for the legend
+                panel.plot(*xy, label=FORECASTERS[name].title, **style(name))
+            log_scales(panel)
+            panel.set_xticks(at)
             finish(panel, "", across, up)
     panels[0, 0].legend(frameon=False, fontsize=8)
     figure.suptitle("A short fit as the data grow; a line that ends was cut off", fontsize=12)

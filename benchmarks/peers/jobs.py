@@ -47,7 +47,7 @@ FAST = ("holdfast", "holdfast-1", "nf-lstm", "deepar", "darts-block", "darts-rnn
 SHORT, BUDGETS = (5, 10, 20), (120, 300, 30)  # seconds: ours alone, and everybody
 SHORT_SERIES, FEW = 150, 16  # rows of a series where there are many, series where they are long
 COUNTS, LENGTHS, STEPS = (1_000, 10_000, 100_000), (1_000, 10_000, 100_000), 25
-RATE_SECONDS = 20
+RATE_SECONDS = 30
 
 Job = dict[str, Any]
 

@@ -161,7 +161,7 @@ def overtaking_table(rows: Sequence[Row]) -> list[str]:
             lines.append([*start, "never", "", ""])
         else:
             seconds = each.ours.mean("fit_seconds") or 0.0
-            ratio = f"{theirs / seconds:.0f}" if seconds else ""
+            ratio = f"{theirs / seconds:.1f}" if seconds else ""
             lines.append([*start, f"**{seconds:.0f}**", cell(each.ours.mean("owa"), ".3f"), ratio])
     head = ["", "its OWA at its largest budget", "its seconds", "holdfast, seconds", "holdfast, OWA"]
     return table([*head, "times as fast"], lines)
@@ -220,14 +220,14 @@ def peers_section(facts: Mapping[str, Any], machine: str) -> list[str]:
     rows = facts["rows"]
     return [
         *("## Beside other libraries", ""),
-        *textwrap.wrap(HOW, WIDTH),
+        *textwrap.wrap(HOW.strip(), WIDTH),
         *("", *accuracy_table(rows), ""),
         *("![OWA against seconds, one line per forecaster](../docs/benchmarks/peers-error.png)", ""),
-        *textwrap.wrap(FIRST, WIDTH),
+        *textwrap.wrap(FIRST.strip(), WIDTH),
         *("", *overtaking_table(rows), ""),
-        *textwrap.wrap(SPEED, WIDTH),
+        *textwrap.wrap(SPEED.strip(), WIDTH),
         *("", *speed_table(rows), ""),
-        *textwrap.wrap(GROWTH, WIDTH),
+        *textwrap.wrap(GROWTH.strip(), WIDTH),
         *("", *growth_table(rows), ""),
         *("![Seconds and memory of a short fit as the data grow](../docs/benchmarks/peers-growth.png)", ""),
         *(f"{versions(rows)}. {machine}", ""),

@@ -235,7 +235,7 @@ def test_a_peer_is_overtaken_at_the_first_budget_that_is_not_worse():
     assert (found["deepar"].final.seconds, found["deepar"].ours.seconds) == (300, 10)
     assert found["nf-lstm"].ours is None
     line = next(line for line in tables.overtaking_table(rows) if "DeepAR" in line)
-    assert [cell.strip() for cell in line.split("|")][2:7] == ["0.500", "302", "**12**", "0.500", "25"]
+    assert [cell.strip() for cell in line.split("|")][2:7] == ["0.500", "302", "**12**", "0.500", "25.2"]
 
 
 def test_speed_says_what_was_not_measured_cut_off_or_failed():
