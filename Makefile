@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test format clean
+.PHONY: demo test bench format clean
 
 demo: .venv/demo
 	$(BIN)/holdfast demo
@@ -13,6 +13,10 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term
+
+# Hours; goes on where it was stopped. `make bench BENCH=--list` says what there is to do.
+bench: .venv/bench
+	$(BIN)/python benchmarks/run_peers.py $(BENCH)
 
 format: .venv/test
 	$(BIN)/ruff format .
@@ -28,6 +32,14 @@ format: .venv/test
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	# GluonTS asks for pandas below 3 and works with 3: without its demands it leaves the others alone.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps 'gluonts>=0.17,<0.18' 'toolz<1.3'
+	touch $@
+
+.venv/bench: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	# Darts without its extra: that asks for a Lightning below 2.5.3, NeuralForecast for 2.6.6; it works with the newer.
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	# As above: without its demands.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps 'gluonts>=0.17,<0.18' 'toolz<1.3'
 	touch $@
 

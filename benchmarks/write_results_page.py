@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import read_results
+from peers.tables import peers_section
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 # Published scores: sMAPE, MASE, OWA (Makridakis, Spiliotis, Assimakopoulos 2020, and the competition's repository).
@@ -189,8 +190,14 @@ def probe_section(facts: dict[str, Any]) -> list[str]:
     return [*lines, "", machine_line(facts["machine"]), ""]
 
 
+def beside_section(facts: dict[str, Any]) -> list[str]:
+    """Beside other libraries."""
+    return peers_section(facts, machine_line(facts["machine"]))
+
+
 SECTIONS = {
     "m4_hourly": m4_section,
+    "peers": beside_section,
     "defaults": defaults_section,
     "training_step": step_section,
     "guard": guard_section,
