@@ -75,7 +75,7 @@ def test_a_study_of_a_table_ends_with_the_option_to_use(sales, tmp_path, monkeyp
     assert rows["done_steps"].to_list() == [4] * 4
     facts = json.loads((tmp_path / "out" / "study.json").read_text())
     assert facts["options"] == {"horizon": 4, "time_col": "when"} and len(facts["sha256"]) == 64
-    assert f"--data {sales}" in (tmp_path / "out" / "summary.md").read_text()
+    assert f"--data {sales} --horizon 4 --time-col when --out DIR" in (tmp_path / "out" / "summary.md").read_text()
     code, again = shell(monkeypatch, capsys, *words)  # goes on, with nothing left to do
     assert code == 0 and again.out == said.out
     sales.write_bytes(sales.read_bytes() + b"\n")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import polars as pl
@@ -60,6 +61,20 @@ def own_study(study: Study, data: Path) -> Study:
     """
     measured = "Fits that do not see the last horizon of every series, scored on it beside seasonal naive."
     return replace(study, claim=f"Which --clip is best on {data.name}?", measured=measured)
+
+
+def own_options(data: Path, config: Config) -> str:
+    """What to type for a table, with a blank before it.
+
+    Example:
+        >>> own_options(Path("my sales.csv"), Config(horizon=4, season_length=(7, 365)))
+        " --data 'my sales.csv' --horizon 4 --season-length 7,365"
+    """
+    words = [f"--data {quote(str(data))}"]
+    for name, value in _given(config).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        words.append(f"--{name.replace('_', '-')} {quote(text)}")
+    return " " + " ".join(words)
 
 
 def own_trials(study: Study, data: Path, config: Config, full: bool) -> list[Trial]:

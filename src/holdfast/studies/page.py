@@ -6,7 +6,6 @@ import datetime
 import os
 import platform
 from collections.abc import Mapping
-from shlex import quote
 
 import polars as pl
 import torch
@@ -52,7 +51,7 @@ READING = (
 MEASURING = "Growth is the factor by which the norm of the adjoint changes with each step back, measured along data."
 
 
-def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict, *, full: bool, data: str = "") -> StudyPage:
+def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict, *, full: bool, options: str = "") -> StudyPage:
     """Everything that is said of a study, ready to be written.
 
     Args:
@@ -60,7 +59,7 @@ def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict, *, full: bool
         rows: One per run.
         verdict: What they say of the claim.
         full: Whether it was the full study.
-        data: The user's own table that it was run on; empty for the grid of the study.
+        options: What was typed for a user's own table; empty for the grid of the study.
 
     Returns:
         The page; without pictures where matplotlib is not installed, and it says so.
@@ -75,7 +74,6 @@ def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict, *, full: bool
         >>> page.command, len(page.tables)
         ('holdfast study spectrum --quick --out DIR', 1)
     """
-    own = f" --data {quote(data)}" if data else ""
     notes = [MEASURING if study.name == "spectrum" else READING]
     if not full:
         notes.insert(0, "A sketch: a few runs with a few steps. `--full` measures.")
@@ -94,7 +92,7 @@ def study_page(study: Study, rows: pl.DataFrame, verdict: Verdict, *, full: bool
         tables=_tables(study, rows),
         pictures=pictures,
         facts=_facts(rows),
-        command=f"holdfast study {study.name} {'--full' if full else '--quick'}{own} --out DIR",
+        command=f"holdfast study {study.name} {'--full' if full else '--quick'}{options} --out DIR",
     )
 
 

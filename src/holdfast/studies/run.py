@@ -18,7 +18,7 @@ from holdfast.errors import OptionError, Problem, RunDirectoryError
 from holdfast.forecasting import Config
 from holdfast.studies.catalogue import STUDIES, Study, find_study
 from holdfast.studies.grid import Trial
-from holdfast.studies.own import advise, check_own, own_study, own_trials
+from holdfast.studies.own import advise, check_own, own_options, own_study, own_trials
 from holdfast.studies.page import study_page, study_table
 from holdfast.studies.runner import Show, run_trial, run_trials
 from holdfast.studies.verdicts import Verdict, judge
@@ -113,7 +113,8 @@ def run_study(
     verdict = judge(name, rows) if data is None else advise(rows)
     result = StudyResult(study, rows, study_table(study, rows), verdict, full)
     rows.write_parquet(out / RESULTS)
-    page = study_page(study, rows, verdict, full=full, data=str(data or ""))
+    own = "" if data is None else own_options(data, config)
+    page = study_page(study, rows, verdict, full=full, options=own)
     (out / SUMMARY).write_text(page.to_markdown(), encoding="utf-8")
     (out / PAGE).write_text(page.to_html(), encoding="utf-8")
     return result
