@@ -96,8 +96,13 @@ def _scopes(rows: pl.DataFrame) -> list[str]:
     arms = ["none", "all", "all-but-head", "recurrent", "head", "per-role"]
     by = ["task", "cell", "head", "optimizer", "lr"]
     starved = rows.filter(pl.col("scope") == "none")["starved"].drop_nans().mean()
+    told = ["runs", "diverged", "error", "solved", "solved_step", "clip_fraction", "cosine"]
     return [
-        "Error by whose gradients one norm of 1 is over (for M4 Hourly: MASE over that of seasonal naive):",
+        "All problems together, by whose gradients one norm of 1 is over:",
+        "",
+        *_summary(rows, ["scope"], told),
+        "",
+        "Error by problem (for M4 Hourly: MASE over that of seasonal naive):",
         "",
         *_pivot(rows, by, "scope", arms),
         "",

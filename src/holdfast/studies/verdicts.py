@@ -163,7 +163,9 @@ def _float(value: object) -> float:
 
 
 def _threshold(rows: pl.DataFrame) -> Verdict:
-    said, near, far = [], [], []
+    said: list[str] = []
+    near: list[str] = []
+    far: list[str] = []
     for (optimizer,), part in rows.group_by("optimizer", maintain_order=True):
         means = part.group_by("task", "cell", "rule").agg(capped().mean().alias("error"))
         bounds = means.filter(pl.col("rule").str.starts_with("norm:"))
