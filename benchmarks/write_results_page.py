@@ -170,6 +170,33 @@ def constraint_section(facts: dict[str, Any]) -> list[str]:
     return [*lines, "", machine_line(facts["machine"]), ""]
 
 
+def cells_section(facts: dict[str, Any]) -> list[str]:
+    """RNN and GRU beside torch.nn."""
+    rows = facts["rows"]
+    ratios = [row["train_cpu_ratio"] for row in rows]
+    met = sum(ratio <= 1 / 1.3 for ratio in ratios)
+    lines = [
+        "## RNN and GRU on a CPU",
+        "",
+        "`python benchmarks/cells.py`: layers of 128 units and 32 inputs, batch 128, and equal ones of torch.nn in a",
+        f"process of their own, turn by turn; medians of {facts['turns']} turns of holdfast's time over torch's, by",
+        "the processor and by the clock, which also holds what others did on the machine (load",
+        f"{facts['load']:.1f}). Training is forward and backward. The aim is 0.77, that is 1.3 times as fast: by the",
+        f"processor {met} of {len(rows)} rows meet it; the median over the rows is {statistics.median(ratios):.2f}.",
+        "Most of what is left are matrix products and tanh, which both sides do at the same speed.",
+        "",
+        "| layer | layers | steps | threads | torch, ms | training | by the clock | forward alone | by the clock |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['kind']} | {row['layers']} | {row['steps']} | {row['threads']} | {row['train_cpu_torch_ms']:.1f} "
+        f"| **{row['train_cpu_ratio']:.2f}** | {row['train_ratio']:.2f} "
+        f"| {row['predict_cpu_ratio']:.2f} | {row['predict_ratio']:.2f} |"
+        for row in rows
+    ]
+    return [*lines, "", machine_line(facts["machine"]), ""]
+
+
 def probe_section(facts: dict[str, Any]) -> list[str]:
     """Cost of looking at the flow while a model trains."""
     lines = [
@@ -203,6 +230,7 @@ SECTIONS = {
     "guard": guard_section,
     "flow": flow_section,
     "constraint": constraint_section,
+    "cells": cells_section,
     "probe": probe_section,
 }
 

@@ -145,3 +145,33 @@ def lstm_bptt(weights, x_TD, h_N, c_N, g_TN):
     db = sum(delta_T)
     dx_TD = torch.stack([U.T @ delta for delta in delta_T])
     return outer_sum(delta_T, list(x_TD)), outer_sum(delta_T, h_T[:-1]), db, db, dx_TD, dh, dc
+
+
+def gru_bptt(weights, x_TD, h_N, g_TN):
+    """Backpropagation through time of one layer and one window, for the loss sum_t g_t . h_t.
+
+    Returns the gradients of U, W, b_ih, b_hh, the inputs [T, D] and the start h_N.
+    """
+    (Ur, Uz, Un), (Wr, Wz, Wn), (bi_r, bi_z, bi_n), (bh_r, bh_z, bh_n) = (w.chunk(3) for w in weights)
+    sigmoid, tanh = PHI["sigmoid"], PHI["tanh"]
+    h_T, gates_T = [h_N], []
+    for x_D in x_TD:
+        r = sigmoid(Ur @ x_D + bi_r + Wr @ h_T[-1] + bh_r)
+        z = sigmoid(Uz @ x_D + bi_z + Wz @ h_T[-1] + bh_z)
+        m = Wn @ h_T[-1] + bh_n
+        n = tanh(Un @ x_D + bi_n + r * m)
+        gates_T.append((r, z, m, n))
+        h_T.append((1 - z) * n + z * h_T[-1])
+    into_U, into_W = [None] * len(gates_T), [None] * len(gates_T)
+    dh = torch.zeros_like(h_N)
+    for t in reversed(range(len(gates_T))):
+        r, z, m, n = gates_T[t]
+        dh = g_TN[t] + dh
+        dz = dh * (h_T[t] - n) * z * (1 - z)
+        dn = dh * (1 - z) * (1 - n**2)
+        dr = dn * m * r * (1 - r)
+        into_U[t], into_W[t] = torch.cat([dr, dz, dn]), torch.cat([dr, dz, dn * r])
+        dh = dh * z + Wr.T @ dr + Wz.T @ dz + Wn.T @ (dn * r)
+    U = weights[0]
+    dx_TD = torch.stack([U.T @ delta for delta in into_U])
+    return outer_sum(into_U, list(x_TD)), outer_sum(into_W, h_T[:-1]), sum(into_U), sum(into_W), dx_TD, dh

@@ -2,8 +2,9 @@
 
 B windows, T context steps, D features, N hidden units, L layers.
 U is `weight_ih`, W is `weight_hh`, b is `bias_ih + bias_hh`. Names, order and gates (LSTM i, f, g, o; GRU r, z, n) are
-PyTorch's, so that state dicts load strictly in both directions. LSTM, GRU and the tanh and ReLU RNN run on PyTorch's
-fused kernels; the sigmoid and linear RNN, which PyTorch lacks, on the scan at the end of this file.
+PyTorch's, so that state dicts load strictly in both directions. The LSTM runs on PyTorch's fused kernel, and so do the
+GRU and the tanh and ReLU RNN on a GPU; on a CPU these run on `scan`, which is faster there, and the sigmoid and linear
+RNN, which PyTorch lacks, run on it everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import OptionError, Problem
 from holdfast.networks.init import init_recurrent_
+from holdfast.networks.scan import can_scan, scan
 
 CELLS = ("lstm", "gru", "rnn-tanh", "rnn-relu", "rnn-sigmoid", "rnn-linear")
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "linear")
@@ -88,10 +90,30 @@ class _Recurrent(nn.Module):
         """All weights in PyTorch's order."""
         return [weight for k in range(self.num_layers) for weight in self._layer(k)]
 
-    def _run(self, kernel: Callable[..., Any], x_BTD: Tensor, start: Tensor | tuple[Tensor, Tensor]) -> Any:
+    def _run(
+        self, kernel: Callable[..., Any], x_BTD: Tensor, start: Tensor | tuple[Tensor, Tensor], weights: list[Tensor]
+    ) -> Any:
         """Run one of PyTorch's fused kernels: one direction, batch first."""
         options = (self.bias, self.num_layers, self.dropout, self.training, False, True)
-        return kernel(x_BTD, start, self._weights(), *options)
+        return kernel(x_BTD, start, weights, *options)
+
+    def _run_or_scan(
+        self, kernel: Callable[..., Any] | None, kind: str, x_BTD: Tensor, h_LBN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run PyTorch's kernel, or layer by layer the scan: where there is no kernel, and where the scan is faster."""
+        weights, count = self._weights(), len(self._names)
+        tensors = [*weights, x_BTD, h_LBN]
+        on_cpu = all(each.device.type == "cpu" and each.dtype in (torch.float32, torch.float64) for each in tensors)
+        if kernel is not None and not (on_cpu and can_scan(*tensors)):
+            h_BTN, h_LBN = self._run(kernel, x_BTD, h_LBN, weights)
+            return h_BTN, h_LBN
+        h_TBN, last = x_BTD.transpose(0, 1), []
+        for k, h_BN in enumerate(h_LBN.unbind()):
+            if k:
+                h_TBN = F.dropout(h_TBN, self.dropout, self.training)
+            h_TBN = scan(h_TBN, h_BN, weights[k * count : (k + 1) * count], kind)
+            last.append(h_TBN[-1])
+        return h_TBN.transpose(0, 1), torch.stack(last)
 
     def _start(self, x_BTD: Tensor, state_LBN: Tensor | None) -> Tensor:
         """The state before the first step, zero unless given; refuses what does not fit this layer."""
@@ -173,25 +195,8 @@ class RNN(_Recurrent):
             >>> torch.allclose(layer(x_BTD[:, 3:], h_LBN)[0], whole_BTN[:, 3:])
             True
         """
-        h_LBN = self._start(x_BTD, state)
         fused = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}.get(self.nonlinearity)
-        if fused is None:
-            return self._scan(x_BTD, h_LBN)
-        h_BTN, h_LBN = self._run(fused, x_BTD, h_LBN)
-        return h_BTN, h_LBN
-
-    def _scan(self, x_BTD: Tensor, h_LBN: Tensor) -> tuple[Tensor, Tensor]:
-        """Layer by layer: one input product for all steps, then the recurrence."""
-        h_TBN, last = x_BTD.transpose(0, 1), []
-        for k, h_BN in enumerate(h_LBN.unbind()):
-            U, W, *b = self._layer(k)
-            if k:
-                h_TBN = F.dropout(h_TBN, self.dropout, self.training)
-            a_TBN = F.linear(h_TBN, U, b[0] + b[1] if b else None)
-            # Autocast may have lowered the precision of a; the recurrence then runs in that precision, forth and back.
-            h_TBN = _Scan.apply(a_TBN, h_BN.to(a_TBN.dtype), W.to(a_TBN.dtype), self.nonlinearity)  # type: ignore[no-untyped-call]
-            last.append(h_TBN[-1])
-        return h_TBN.transpose(0, 1), torch.stack(last)
+        return self._run_or_scan(fused, self.nonlinearity, x_BTD, self._start(x_BTD, state))
 
 
 @final
@@ -243,8 +248,7 @@ class GRU(_Recurrent):
             >>> torch.equal(h_BTN[:, -1], h_LBN[-1])
             True
         """
-        h_BTN, h_LBN = self._run(torch.gru, x_BTD, self._start(x_BTD, state))
-        return h_BTN, h_LBN
+        return self._run_or_scan(torch.gru, "gru", x_BTD, self._start(x_BTD, state))
 
 
 @final
@@ -301,7 +305,7 @@ class LSTM(_Recurrent):
         """
         h_LBN, c_LBN = (None, None) if state is None else state
         start = (self._start(x_BTD, h_LBN), self._start(x_BTD, c_LBN))
-        h_BTN, h_LBN, c_LBN = self._run(torch.lstm, x_BTD, start)
+        h_BTN, h_LBN, c_LBN = self._run(torch.lstm, x_BTD, start, self._weights())
         return h_BTN, (h_LBN, c_LBN)
 
 
@@ -353,48 +357,3 @@ def _check_options(layer: str, sizes: dict[str, int], dropout: float) -> None:
 def _misfit(where: str, expected: str, tensor: Tensor) -> OptionError:
     fix = "batch first: windows, steps, features; a state: layers, windows, hidden units"
     return OptionError(Problem(where, expected, str(list(tensor.shape)), fix))
-
-
-def _phi(a: Tensor, nonlinearity: str) -> Tensor:
-    return torch.sigmoid(a) if nonlinearity == "sigmoid" else a
-
-
-def _times_slope(g: Tensor, h: Tensor, nonlinearity: str) -> Tensor:
-    """Product of g and phi'(a), the slope told by h = phi(a)."""
-    return g * h * (1 - h) if nonlinearity == "sigmoid" else g
-
-
-class _Scan(torch.autograd.Function):
-    """h_t = phi(a_t + W h_{t-1}) over all steps, and its backpropagation through time.
-
-    Backwards, with g_t the gradient that reaches h_t from above and delta_t = dL/da_t:
-    delta_t = phi'(a_t) * (g_t + W^T delta_{t+1}), and dL/dW = sum_t delta_t h_{t-1}^T, one product for all steps.
-    Everything is out of place, so that the backward pass can itself be differentiated and vectorised.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a_TBN: Tensor, h_BN: Tensor, W: Tensor, nonlinearity: str) -> Tensor:
-        h = []
-        for a_BN in a_TBN.unbind():
-            h_BN = _phi(torch.addmm(a_BN, h_BN, W.T), nonlinearity)
-            h.append(h_BN)
-        return torch.stack(h)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str], output: Tensor) -> None:
-        _, h_BN, W, ctx.nonlinearity = inputs
-        ctx.save_for_backward(h_BN, W, output)
-
-    @staticmethod
-    def backward(ctx: Any, g_TBN: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        start_BN, W, h_TBN = ctx.saved_tensors
-        delta_BN, deltas = torch.zeros_like(start_BN), []
-        for g_BN, h_BN in zip(reversed(g_TBN.unbind()), reversed(h_TBN.unbind()), strict=True):
-            delta_BN = _times_slope(torch.addmm(g_BN, delta_BN, W), h_BN, ctx.nonlinearity)
-            deltas.append(delta_BN)
-        delta_TBN = torch.stack(deltas[::-1])
-        first = delta_BN.T @ start_BN
-        dW = torch.addmm(first, delta_TBN[1:].flatten(0, 1).T, h_TBN[:-1].flatten(0, 1))
-        return delta_TBN, delta_BN @ W, dW, None
