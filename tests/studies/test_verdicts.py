@@ -154,7 +154,7 @@ def test_init(tanh, lstm, answer):
     ]
     verdict = judge("init", pl.DataFrame(rows))
     assert verdict.answer == answer
-    assert "uniform 8 to 50, orthogonal 8 to 50; error less that of uniform: orthogonal" in verdict.text
+    assert "rnn-tanh: memory uniform 8 to 50, orthogonal 8 to 50, error orthogonal" in verdict.text
     assert f"orthogonal {tanh - 0.5:+.2f}" in verdict.text
 
 

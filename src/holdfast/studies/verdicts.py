@@ -246,10 +246,11 @@ def _init(rows: pl.DataFrame) -> Verdict:
             for init, own in _each(part, "init")
         )
         beside = ", ".join(f"{init} {_told(found)}" for init, found in known.items())
-        said.append(f"{cell}: memory in steps before and after training {memory}; error less that of uniform: {beside}")
+        said.append(f"{cell}: memory {memory}, error {beside}")
     cells = rows["cell"].n_unique()
     answer = "true" if len(decided) == cells else f"true of {', '.join(decided)}" if decided else "false"
-    return Verdict(answer, _sentence(said))
+    lead = "steps of memory before training to after it, by start, and the error less that of the start uniform. "
+    return Verdict(answer, _sentence([lead + said[0], *said[1:]]))
 
 
 def _pascanu(rows: pl.DataFrame) -> Verdict:
