@@ -233,10 +233,10 @@ def held_out_metrics(prepared: Prepared, task: Task, progress: Progress, log: Te
         "skipped_steps": sum(record.skipped for record in log.steps),
         "notes": [*fit_notes(log, training_config(prepared.config)), *flow_notes(log, progress.seconds)],
     }
-    if not len(task.split.validated):
+    if not len(task.split.validated_V):
         return facts
     cutoff_n: NDArray[np.int64] = np.zeros_like(task.split.until_n)
-    cutoff_n[task.split.validated] = task.split.until_n[task.split.validated]
+    cutoff_n[task.split.validated_V] = task.split.cutoff_V  # the last one of each series
     levels = prepared.config.levels
     table = backtest_table(task.network, prepared.store, task.windows, cutoff_n, levels)
     scores = mean_scores(score_table(table, prepared.checked.table, task.network.config.naive_season, levels))
