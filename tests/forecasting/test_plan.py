@@ -20,8 +20,9 @@ from holdfast.forecasting.anchors import (
     useful_anchors,
     useful_linear,
 )
-from holdfast.forecasting.fitted import plan, prepare
+from holdfast.forecasting.members import plan
 from holdfast.forecasting.plan import context_and_segment, training_config
+from holdfast.forecasting.prepared import prepare
 from holdfast.networks import anchor_forecasts, candidate_anchors
 from holdfast.training import split_series
 from holdfast.windows import Sampler, Windows
@@ -39,10 +40,11 @@ def prepared(frame, **options):
     [
         ({}, (24, 168), 48, 960, (336, 24)),
         ({}, (7,), 14, 400, (28, 7)),
-        ({}, (12,), 60, 400, (60, 12)),
+        ({}, (12,), 60, 400, (48, 12)),
+        ({}, (12,), 130, 400, (72, 12)),
         ({}, (12,), 18, 30, (30, 1)),  # two and a half seasons: no segments
         ({}, (12,), 18, 47, (47, 1)),
-        ({}, (12,), 50, 49, (60, 12)),  # whole segments, so a little more than there is
+        ({}, (12,), 99, 49, (60, 12)),  # whole segments, so a little more than there is
         ({}, (), 6, 30, (12, 1)),
         ({}, (), 6, 1, (1, 1)),
         ({"context_length": 50}, (24,), 48, 960, (50, 1)),
@@ -121,7 +123,7 @@ def test_the_anchors_that_are_good_on_enough_windows_are_kept(seed):
     [
         (np.tile([1.0, 9.0, 4.0, 4.0, 7.0, 2.0], 12), ("season", SEASON), ("drift", 1)),
         (np.cumsum(np.random.default_rng(0).normal(0, 1, 300)), ("last", 1), ("season", SEASON)),
-        (3.0 * np.arange(80), ("drift", 1), ("recent-mean", SEASON)),
+        (3.0 * np.arange(80) + wave(80, 0, noise=3.0), ("drift", 1), ("recent-mean", SEASON)),
     ],
 )
 def test_each_kind_of_series_keeps_its_anchor(values, kept, lost):
