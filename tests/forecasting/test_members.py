@@ -11,7 +11,8 @@ import pytest
 from tests.forecasting.small import HORIZON, small
 from tests.forecasting.small import table as level_table
 
-from holdfast import Config, Forecaster, OptionError, RunDirectoryError
+from holdfast import Config, Forecaster, OptionError, RunDirectoryError, TrainingError
+from holdfast.forecasting import diagnose_run
 from holdfast.forecasting.backtest import rolling_cutoffs
 from holdfast.forecasting.forecaster import backtest_fitted, forecaster_of
 from holdfast.forecasting.members import CELLS, CONTEXTS, MEMBERS, member_options
@@ -129,6 +130,15 @@ def test_the_flow_is_that_of_the_first_network(kept):
     weights = dict(kept[0].fitted.network.named_parameters())
     for one in found.observation.parameters:
         assert one.weight_norm == pytest.approx(weights[one.name].norm().item(), rel=1e-6)
+
+
+def test_a_run_that_breaks_down_in_one_of_them_is_told_by_its_own_name(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        small(preset="best", lr=1e30, max_steps=60).fit(table(), out=run)
+    (problem,) = caught.value.problems
+    assert f"{run} stays, with no weights yet and no model; `holdfast resume {run}` would meet the same" in problem.fix
+    assert diagnose_run(run).kind == "not finite"
 
 
 # ---------------------------------------------------------------- run directories

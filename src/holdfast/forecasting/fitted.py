@@ -114,7 +114,11 @@ def run_training(
     places = [None] * len(members) if run is None else rundir.places(run, len(members))
     for number, (member, place) in enumerate(zip(members, places, strict=True)):
         showing = None if show is None else _show_all(show, number, len(members))
-        progress, log = _train_member(member, place, resume=resume, show=showing)
+        try:
+            progress, log = _train_member(member, place, resume=resume, show=showing)
+        except TrainingError as error:
+            left = f"; {_left_behind(run, place)}" if run and place else ""
+            raise TrainingError([replace(problem, fix=problem.fix + left) for problem in error.problems]) from error
         trained.append(Trained(member.prepared.config, member.task.network, log))
         facts.append(_training_facts(member, progress, log))
     metrics = {**_joined(facts), **held_out_scores(prepared, members)}
@@ -132,11 +136,7 @@ def _train_member(
     keep_until = int(load_tensors(checkpoint)[1]["step"]) if resume and checkpoint else None
     config = training_config(member.prepared.config)
     with TelemetryLog(place / rundir.TELEMETRY if place else None, keep_until) as log:
-        try:
-            return train(member.task, config, log, checkpoint=checkpoint, resume=resume, show=show), log
-        except TrainingError as error:
-            left = f"; {_left_behind(place)}" if place else ""
-            raise TrainingError([replace(problem, fix=problem.fix + left) for problem in error.problems]) from error
+        return train(member.task, config, log, checkpoint=checkpoint, resume=resume, show=show), log
 
 
 def _show_all(show: Show, number: int, count: int) -> Show:
@@ -152,9 +152,9 @@ def _show_all(show: Show, number: int, count: int) -> Show:
     return show_one if count > 1 else show
 
 
-def _left_behind(run: Path) -> str:
-    """What the directory of a run that gave up is good for."""
-    checkpoint, model = run / rundir.CHECKPOINT, run / rundir.MODEL_FILE
+def _left_behind(run: Path, place: Path) -> str:
+    """What the directory of a run that gave up, in training the network of a place, is good for."""
+    checkpoint, model = place / rundir.CHECKPOINT, place / rundir.MODEL_FILE
     held = "no weights yet"
     if checkpoint.exists():
         facts = load_tensors(checkpoint)[1]
