@@ -24,8 +24,9 @@ from write_results_page import write_page
 from flow import BATCH, CONTEXT, INPUTS, Model
 from holdfast import Config
 from holdfast.flow import FlowProbe
-from holdfast.forecasting.fitted import plan, prepare
+from holdfast.forecasting.members import plan
 from holdfast.forecasting.plan import training_config
+from holdfast.forecasting.prepared import prepare
 from holdfast.series import m4_hourly
 from holdfast.telemetry import TelemetryLog
 from holdfast.training import train

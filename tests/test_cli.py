@@ -197,7 +197,9 @@ def test_a_run_that_fails_later_says_which_weights_are_there(run, data, tmp_path
     out_dir = tmp_path / "run"
     assert run("fit", data, *FIT, "--max-steps", 50, "--out", out_dir)[0] == 0
     manifest = read_manifest(out_dir)
-    write_manifest(out_dir, replace(manifest, config={**manifest.config, "lr": 1e30, "optimizer": "adamw"}))
+    (member,) = manifest.members
+    changed = {**member, "config": {**member["config"], "lr": 1e30, "optimizer": "adamw"}}
+    write_manifest(out_dir, replace(manifest, members=(changed,)))
     code, _, err = run("resume", out_dir, "--max-steps", 120)
     assert code == 3
     (problem,) = four_parts(err)
@@ -287,7 +289,7 @@ def test_a_bound_that_binds_always_or_never_ends_with_advice_that_can_be_typed(r
 
 
 def test_the_clip_fraction_of_the_progress_line_is_that_of_the_telemetry(run, data, tmp_path):
-    _, _, err = run("fit", data, *FIT, "--max-steps", 40, "--clip", "norm:0.5", "--out", tmp_path / "run")
+    _, _, err = run("fit", data, *FIT, "--max-steps", 40, "--clip", "norm:0.2", "--out", tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "telemetry.jsonl").read_text().splitlines()]
     clipped = [line["clipped"] for line in lines if line["kind"] == "step"]
     shown = re.findall(r"^step (\d+)/40 .* clip (\d+) %", err, re.MULTILINE)
@@ -314,6 +316,7 @@ def test_clip_options_that_cannot_work_write_nothing(run, data, tmp_path, words,
 
 
 OPTIONS = {
+    "preset": ("best", "best"),
     "horizon": ("7", 7),
     "season_length": ("24,168", (24, 168)),
     "context_length": ("30", 30),

@@ -32,6 +32,11 @@ MaxSteps = Annotated[int | None, typer.Option(help="Optimiser steps in all; othe
 
 # Every option of a fit: the type that the shell hands over, and what it says. Names and defaults are those of Config.
 _OPTIONS: dict[str, tuple[type, str]] = {
+    "preset": (
+        str,
+        "default (one network) or best (six of different contexts and cells, whose quantiles are averaged). "
+        "[default: default]",
+    ),
     "horizon": (int, "Steps to forecast. [default: the usual number for the frequency]"),
     "season_length": (str, "Steps in one season, or several (24,168); more are looked for. [default: by frequency]"),
     "context_length": (int, "Past steps fed. [default: two of the longest season]"),
@@ -44,7 +49,7 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "hidden_size": (int, "Units per recurrent layer. [default: 128]"),
     "layers": (int, "Recurrent layers. [default: 1]"),
     "segment": (int, "Steps fed as one recurrent step. [default: one season where it fits]"),
-    "dropout": (float, "Share of hidden values dropped while training. [default: 0.2]"),
+    "dropout": (float, "Share of hidden values dropped while training. [default: 0.4]"),
     "head": (str, "quantile, gaussian, student-t, negative-binomial (counts) or sigmoid. [default: quantile]"),
     "levels": (str, "Prediction intervals in percent. [default: 80,95]"),
     "bounds": (str, "Bounds of the target, for the sigmoid head. [default: 0,1]"),
@@ -66,8 +71,8 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "optimizer": (str, "adamw or sgd. [default: adamw]"),
     "lr": (float, "Peak learning rate. [default: 0.002 for adamw, 0.05 for sgd]"),
     "batch_size": (int, "Windows per step. [default: 128]"),
-    "max_steps": (int, "Most optimiser steps. [default: 1200]"),
-    "time_budget": (str, "Most time for training: 120s, 2m, 1h. [default: no limit]"),
+    "max_steps": (int, "Most optimiser steps of each network. [default: 1200]"),
+    "time_budget": (str, "Most time for training, of all networks: 120s, 2m, 1h. [default: no limit]"),
     "seed": (int, "Of weights, windows and dropout. [default: 0]"),
     "id_col": (str, "Column that tells series apart. [default: unique_id]"),
     "time_col": (str, "Column of the timestamps. [default: ds]"),

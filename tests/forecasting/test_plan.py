@@ -12,8 +12,17 @@ from tests.forecasting.small import HORIZON, SEASON, series, small, table, wave
 from tests.reference import anchors as slow
 
 from holdfast import Config
-from holdfast.forecasting.fitted import plan, prepare
-from holdfast.forecasting.plan import NEAR_BEST, SHARE, context_and_segment, training_config, useful_anchors
+from holdfast.forecasting.anchors import (
+    NEAR_BEST,
+    SHARE,
+    STRENGTHS,
+    TrainingWindows,
+    useful_anchors,
+    useful_linear,
+)
+from holdfast.forecasting.members import plan
+from holdfast.forecasting.plan import context_and_segment, training_config
+from holdfast.forecasting.prepared import prepare
 from holdfast.networks import anchor_forecasts, candidate_anchors
 from holdfast.training import split_series
 from holdfast.windows import Sampler, Windows
@@ -31,10 +40,11 @@ def prepared(frame, **options):
     [
         ({}, (24, 168), 48, 960, (336, 24)),
         ({}, (7,), 14, 400, (28, 7)),
-        ({}, (12,), 60, 400, (60, 12)),
+        ({}, (12,), 60, 400, (48, 12)),
+        ({}, (12,), 130, 400, (72, 12)),
         ({}, (12,), 18, 30, (30, 1)),  # two and a half seasons: no segments
         ({}, (12,), 18, 47, (47, 1)),
-        ({}, (12,), 50, 49, (60, 12)),  # whole segments, so a little more than there is
+        ({}, (12,), 99, 49, (60, 12)),  # whole segments, so a little more than there is
         ({}, (), 6, 30, (12, 1)),
         ({}, (), 6, 1, (1, 1)),
         ({"context_length": 50}, (24,), 48, 960, (50, 1)),
@@ -101,7 +111,8 @@ def test_the_anchors_that_are_good_on_enough_windows_are_kept(seed):
     context_length = 12
     split = split_series(store.lengths, context_length, HORIZON)
     candidates = candidate_anchors((SEASON,), HORIZON)
-    got = useful_anchors(Windows.from_store(store), split, candidates, (context_length, HORIZON))
+    looks = TrainingWindows(Windows.from_store(store), split, context_length, HORIZON, (SEASON,))
+    got = useful_anchors(looks, candidates)
     lists = list(y.values())
     assert got == slowly_useful(lists, candidates, split.until_n, split.first_n, split.last_n, context_length)
     assert got
@@ -112,7 +123,7 @@ def test_the_anchors_that_are_good_on_enough_windows_are_kept(seed):
     [
         (np.tile([1.0, 9.0, 4.0, 4.0, 7.0, 2.0], 12), ("season", SEASON), ("drift", 1)),
         (np.cumsum(np.random.default_rng(0).normal(0, 1, 300)), ("last", 1), ("season", SEASON)),
-        (3.0 * np.arange(80), ("drift", 1), ("recent-mean", SEASON)),
+        (3.0 * np.arange(80) + wave(80, 0, noise=3.0), ("drift", 1), ("recent-mean", SEASON)),
     ],
 )
 def test_each_kind_of_series_keeps_its_anchor(values, kept, lost):
@@ -128,7 +139,8 @@ def test_without_a_window_to_compare_on_the_seasonal_anchors_are_kept():
     assert not split.trainable
     for seasons, expected in (((SEASON,), (("season", SEASON),)), ((), (("last", 1),))):
         candidates = candidate_anchors(seasons, HORIZON)
-        assert useful_anchors(Windows.from_store(store), split, candidates, (12, HORIZON)) == expected
+        looks = TrainingWindows(Windows.from_store(store), split, 12, HORIZON, seasons)
+        assert useful_anchors(looks, candidates) == expected
 
 
 @pytest.mark.parametrize("season", [SEASON, (), (SEASON, 15)])
@@ -139,22 +151,118 @@ def test_an_untrained_forecast_is_the_mean_of_the_anchors_chosen(season, head):
     values = {"a": wave(60, 1) * 1e5, "b": np.cumsum(rng.normal(0, 1, 45)), "c": wave(9, 2), "d": np.array([3.0])}
     values["a"][rng.integers(0, 60, 9)] = np.nan
     forecaster = small(season_length=season, head=head, max_steps=0).fit(series(values))
-    size = forecaster.fitted.network.config
+    network = forecaster.fitted.network
+    size, linear_TF = network.config, network.linear_TF
     assert len(size.anchors) > 1
+    w_TF = None if linear_TF is None else linear_TF.double()
     for name, y in values.items():
         context = [None if np.isnan(v) else float(v) for v in y[-size.context_length :]]
         context = [None] * (size.context_length - len(context)) + context
-        by_loops = [slow.forecast(context, kind, length, HORIZON) for kind, length in size.anchors]
-        z_BT = torch.tensor([[0.0 if v is None else v for v in context]], dtype=torch.float64)
+        level, spread = slow.level_and_spread(context, max(size.seasons, default=size.context_length))
+        z = [None if v is None else (v - level) / spread for v in context]
+        by_loops = [
+            [level + spread * v for v in slow.forecast(z, kind, length, HORIZON, w_TF)] for kind, length in size.anchors
+        ]
+        z_BT = torch.tensor([[0.0 if v is None else v for v in z]], dtype=torch.float64)
         mask_BT = torch.tensor([[v is not None for v in context]])
-        by_anchors = anchor_forecasts(z_BT, mask_BT, size.anchors, HORIZON)[0].mean(-1)
+        by_anchors = level + spread * anchor_forecasts(z_BT, mask_BT, size.anchors, HORIZON, w_TF)[0].mean(-1)
         got = forecaster.predict().filter(pl.col("unique_id") == name)["holdfast"]
         spread = np.nanstd(y) + abs(np.nanmean(y))
         np.testing.assert_allclose(got, np.mean(by_loops, axis=0), atol=1e-5 * spread)
         np.testing.assert_allclose(got, by_anchors, atol=1e-5 * spread)
 
 
+# ---------------------------------------------------------------- the linear forecast
+
+
+def autoregressive(rows, seed):
+    """y_t = 1.2 y_{t-1} - 0.6 y_{t-2} + noise: a linear forecast is the best one, and no season helps."""
+    rng = np.random.default_rng(seed)
+    y = rng.normal(0, 1, rows)
+    for t in range(2, rows):
+        y[t] += 1.2 * y[t - 1] - 0.6 * y[t - 2]
+    return 50 + y
+
+
+def looks_at(values, context_length=8):
+    store = prepared(series(values), season_length=1).store
+    split = split_series(store.lengths, context_length, HORIZON)
+    return TrainingWindows(Windows.from_store(store), split, context_length, HORIZON, (1,))
+
+
+def test_the_linear_forecast_is_the_ridge_that_forecasts_late_windows_best():
+    """Against normal equations, one window at a time."""
+    rng = np.random.default_rng(1)
+    values = {"a": autoregressive(120, 0), "b": autoregressive(90, 1)}
+    values["a"][rng.integers(0, 120, 5)] = np.nan
+    looks = looks_at(values)
+    split, y = looks.split, list(values.values())
+    late_n = split.first_n + 3 * (split.last_n - split.first_n) // 4
+
+    def windows(first_n, last_n, draws):
+        for draw in range(draws):
+            for i, cutoff in zip(
+                *(part.tolist() for part in Sampler(first_n, last_n, 1024, 0).draw(draw)), strict=True
+            ):
+                context = [None if np.isnan(v) else float(v) for v in y[i][cutoff - 8 : cutoff]]
+                level, spread = slow.level_and_spread(context, 1)
+                z = np.array([0.0 if v is None else (v - level) / spread for v in context])
+                unit = slow.naive_error([None if v is None else (v - level) / spread for v in context], 1)
+                yield z, (y[i][cutoff : cutoff + HORIZON] - level) / spread, max(unit, 1e-3)
+
+    def slow_ridges(first_n, last_n):
+        whole = [
+            (z / unit, target / unit) for z, target, unit in windows(first_n, last_n, 8) if np.isfinite(target).all()
+        ]
+        x, t = (np.stack(part) for part in zip(*whole, strict=True))
+        added = np.trace(x.T @ x) / 8 * np.eye(8)
+        return [np.linalg.solve(x.T @ x + strength * added, x.T @ t) for strength in STRENGTHS]
+
+    early = slow_ridges(split.first_n, late_n - HORIZON)
+    judged = list(windows(late_n, split.last_n, 1))
+    errors = [np.nanmean([abs(z @ w - target) / unit for z, target, unit in judged]) for w in early]
+    best = int(np.argmin(errors))
+    got_TF = useful_linear(looks, [("last", 1)])
+    np.testing.assert_allclose(got_TF, slow_ridges(split.first_n, split.last_n)[best], atol=2e-4)
+
+
+def test_where_a_linear_forecast_is_best_it_is_found():
+    frame = series({str(seed): autoregressive(200, seed) for seed in range(6)})
+    forecaster = small(season_length=(), context_length=12, max_steps=0)
+    network = forecaster.fit(frame).fitted.network
+    assert ("linear", 12) in network.config.anchors
+    w_TF = network.linear_TF
+    assert w_TF[-1, 0] == pytest.approx(1.2, abs=0.15) and w_TF[-2, 0] == pytest.approx(-0.6, abs=0.15)
+
+
+def test_a_linear_forecast_that_late_windows_contradict_is_left_out():
+    """The first three quarters are autoregressive; what comes behind them is a season, and nothing else."""
+    y = autoregressive(400, 0)
+    assert useful_linear(looks_at({"a": y}), [("season", 3)]) is not None
+    y[265:] = np.resize([50.0, 55.0, 45.0], 135)
+    assert useful_linear(looks_at({"a": y}), [("season", 3)]) is None
+
+
+@pytest.mark.parametrize("values", [{"a": wave(15, 0)}, {"a": wave(9, 0), "b": np.array([1.0])}])
+def test_too_little_data_has_no_linear_forecast(values):
+    assert useful_linear(looks_at(values), [("last", 1)]) is None
+
+
 # ---------------------------------------------------------------- the rest of a task
+
+
+def test_the_calendar_is_learned_from_where_its_cycle_was_passed_twice():
+    def silent(rows, **options):
+        frame = table(rows).with_columns(ds=pl.date(2022, 1, 1) + pl.duration(days="ds"))
+        store = prepared(frame, **options).store
+        deviation_C = plan(prepared(frame, **options)).network.known.deviation_C
+        names = store.known_names
+        return {name for name, deviation in zip(names, deviation_C.tolist(), strict=True) if deviation > 1e20}
+
+    year = {"day_of_year_sin", "day_of_year_cos"}
+    assert silent(700) == year
+    assert silent(900) == set()
+    assert silent(16) == year | {"day_of_week_sin", "day_of_week_cos"}
 
 
 def test_figures_of_covariates_come_from_rows_that_may_be_learned_from():
@@ -164,7 +272,7 @@ def test_figures_of_covariates_come_from_rows_that_may_be_learned_from():
         size=pl.when(pl.col("unique_id") == "a").then(1.0).otherwise(5.0),
     )
     task = plan(prepared(frame, future="price", past="temperature", static="size"), kept_back=2)
-    until = 60 - 3 * HORIZON
+    until = 60 - 2 * HORIZON - 5  # a tenth of what is left
     seen = frame.filter(pl.col("ds") < until)
     network = task.network
     assert float(network.known.mean_C[0]) == pytest.approx(seen["price"].mean())

@@ -40,7 +40,7 @@ def test_interval_columns_are_named_as_utilsforecast_names_them(levels, names):
 def test_a_table_is_what_the_network_says_of_each_window(fitted):
     store = fitted.prepared.store
     size, head = fitted.network.config, fitted.network.head
-    rows = forecast_table(fitted.network, store, fitted.windows, LEVELS).rows()
+    rows = forecast_table(fitted.networks, store, fitted.windows, LEVELS).rows()
     expected = []
     with torch.no_grad():
         for i in range(store.n_series):
@@ -56,9 +56,9 @@ def test_a_table_is_what_the_network_says_of_each_window(fitted):
 
 def test_windows_are_cut_into_batches_without_a_trace(fitted, monkeypatch):
     which, cutoffs = np.array([0, 1, 1, 0, 1, 0, 0]), np.array([60, 60, 50, 41, 3, 1, 30])
-    whole = predict_windows(fitted.network, fitted.windows, which, cutoffs, LEVELS)
+    whole = predict_windows(fitted.networks, fitted.windows, which, cutoffs, LEVELS)
     monkeypatch.setattr(predict, "WINDOWS_AT_ONCE", 3)
-    parts = predict_windows(fitted.network, fitted.windows, which, cutoffs, LEVELS)
+    parts = predict_windows(fitted.networks, fitted.windows, which, cutoffs, LEVELS)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     assert whole[0].shape == (7, HORIZON)
@@ -69,16 +69,16 @@ def test_windows_are_cut_into_batches_without_a_trace(fitted, monkeypatch):
 def test_a_forecast_from_a_cutoff_sees_nothing_behind_it(fitted, cutoff):
     """It is that of the series cut off there, times included."""
     store = fitted.prepared.store
-    got = forecast_table(fitted.network, store, fitted.windows, LEVELS, np.array([cutoff, cutoff]))
+    got = forecast_table(fitted.networks, store, fitted.windows, LEVELS, np.array([cutoff, cutoff]))
     cut = table().filter(pl.col("ds") < cutoff)
     short = check_table(cut, Columns(), horizon=HORIZON, freq=1, categories={}).store
-    assert got.equals(forecast_table(fitted.network, short, Windows.from_store(short), LEVELS))
+    assert got.equals(forecast_table(fitted.networks, short, Windows.from_store(short), LEVELS))
 
 
 def test_series_that_may_not_be_seen_at_all_are_left_out(fitted):
     store = fitted.prepared.store
-    both = forecast_table(fitted.network, store, fitted.windows, LEVELS, np.array([50, 50]))
-    one = forecast_table(fitted.network, store, fitted.windows, LEVELS, np.array([0, 50]))
+    both = forecast_table(fitted.networks, store, fitted.windows, LEVELS, np.array([50, 50]))
+    one = forecast_table(fitted.networks, store, fitted.windows, LEVELS, np.array([0, 50]))
     assert one["unique_id"].unique().to_list() == ["b"]
     np.testing.assert_allclose(one["holdfast"], both.tail(HORIZON)["holdfast"], rtol=1e-6)
 
@@ -86,9 +86,9 @@ def test_series_that_may_not_be_seen_at_all_are_left_out(fitted):
 def test_a_forecast_leaves_no_trace(fitted):
     before = {name: tensor.clone() for name, tensor in fitted.network.state_dict().items()}
     state = torch.get_rng_state()
-    first = forecast_table(fitted.network, fitted.prepared.store, fitted.windows, LEVELS)
+    first = forecast_table(fitted.networks, fitted.prepared.store, fitted.windows, LEVELS)
     fitted.network.train()  # dropout must be off all the same
-    again = forecast_table(fitted.network, fitted.prepared.store, fitted.windows, LEVELS)
+    again = forecast_table(fitted.networks, fitted.prepared.store, fitted.windows, LEVELS)
     assert first.equals(again)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in fitted.network.state_dict().items())

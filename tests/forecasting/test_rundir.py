@@ -284,7 +284,7 @@ DAMAGE = [
     ("manifest.json", change(fingerprints={}), "changed since"),
     ("manifest.json", change(extra=1), "changed since"),
     ("manifest.json", change(sha256="0"), "changed since"),
-    ("manifest.json", drop("network"), "changed since"),
+    ("manifest.json", drop("members"), "changed since"),
     ("manifest.json", drop("sha256"), "KeyError"),
     ("series.parquet", remove, "no such file"),
     ("series.parquet", empty, "SHA-256"),
@@ -404,9 +404,10 @@ def test_a_constrained_run_is_loaded_and_resumed_to_the_bit(tmp_path, constraint
 
 def test_a_run_that_was_written_before_there_were_constraints_is_loaded(kept, copy):
     manifest = rundir.read_manifest(copy)
-    config, network = dict(manifest.config), dict(manifest.network)
-    assert config.pop("constraint") == network.pop("constraint") == "none"
-    rundir.write_manifest(copy, replace(manifest, config=config, network=network))
+    config, member = dict(manifest.config), {name: dict(facts) for name, facts in manifest.members[0].items()}
+    for facts in (config, *member.values()):
+        assert facts.pop("constraint") == "none"
+    rundir.write_manifest(copy, replace(manifest, config=config, members=(member,)))
     assert Forecaster.load(copy).predict().equals(kept[0].predict())
 
 

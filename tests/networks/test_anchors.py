@@ -15,7 +15,8 @@ from holdfast.networks.forecaster import naive_error as fast_naive_error
 
 
 def every_kind(season):
-    return [("last", 1), ("season", season), ("seasonal-mean", season), ("recent-mean", season), ("drift", 1)]
+    kinds = ("season", "season-shifted", "seasonal-mean", "recent-mean")
+    return [("last", 1), *((kind, season) for kind in kinds), ("drift", 1)]
 
 
 value = st.one_of(st.none(), st.integers(-99, 99).map(float))

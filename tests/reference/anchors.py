@@ -32,9 +32,18 @@ def naive_error(values, season):
     return mean(pairs or [1.0])
 
 
-def forecast(values, kind, season, horizon):
+def seasonal_change(values, season):
+    """Mean rise since one season ago, over the newest seventh of a season."""
+    newest = range(len(values) - max(season // 7, 1), len(values))
+    pairs = [(values[t], values[t - season]) for t in newest if t - season >= 0]
+    return mean([a - b for a, b in pairs if a is not None and b is not None] or [0.0])
+
+
+def forecast(values, kind, season, horizon, w_TF=None):
     """Naive forecasts of `horizon` steps; an empty context gives 0."""
     T = len(values)
+    if kind == "linear":
+        return [sum(float(w_TF[t, k]) * (values[t] or 0.0) for t in range(T)) for k in range(horizon)]
     seen = [t for t in range(T) if values[t] is not None]
     last = values[seen[-1]] if seen else 0.0
     result = []
@@ -44,6 +53,10 @@ def forecast(values, kind, season, horizon):
             candidates = [last]
         elif kind == "season":
             candidates = observed([values[t] for t in same_phase])[:1]
+        elif kind == "season-shifted":
+            candidates = [
+                value + seasonal_change(values, season) for value in observed([values[t] for t in same_phase])[:1]
+            ]
         elif kind == "seasonal-mean":
             candidates = observed([values[t] for t in same_phase[:7]])
         elif kind == "recent-mean":

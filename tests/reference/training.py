@@ -9,14 +9,20 @@ import torch
 from holdfast.networks import ForecastNetwork, Target, batch_loss
 
 
-def cutoffs(length, context_length, horizon):
-    """Row `until` of one series, the cutoffs to train on, and whether it validates."""
+def cutoffs(length, context_length, horizon, n_usable):
+    """Row `until` of one series, the cutoffs to train on, and those to validate from."""
     if length - horizon < 2:  # no row to see and row to learn from before the held-out ones
-        return length, [], False
+        return length, [], []
+    each = math.ceil(256 / n_usable)  # windows that this series has to give
     until = length - horizon
+    if each > 1 and length // 10 > horizon:
+        until = length - length // 10
     last = until - horizon if until > horizon else until - 1
     first = min(context_length, max(last // 2, 1))
-    return until, list(range(first, last + 1)), True
+    spare = length - horizon - until
+    count = min(each, spare + 1)
+    steps = [place * spare / (count - 1) if count > 1 else 0 for place in range(count)]
+    return until, list(range(first, last + 1)), [until + round(step) for step in steps]
 
 
 def error_scale(values, season):
@@ -35,6 +41,14 @@ def learning_rate(step, planned_steps, peak):
     cosine = 0.5 * math.cos(math.pi * (step - 1) / planned_steps) + 0.5
     warm_up = 50 if planned_steps >= 250 else planned_steps / 5 if planned_steps >= 5 else 1
     return peak * cosine if step >= warm_up else peak * cosine * step / warm_up
+
+
+def average(states):
+    """The weighted sum that the running average of these states is, written out; the first is the untrained one."""
+    decays = [min(0.99, (1 + step) / (10 + step)) for step in range(1, len(states))]
+    shares = [math.prod(decays)]
+    shares += [(1 - decay) * math.prod(decays[place + 1 :]) for place, decay in enumerate(decays)]
+    return {name: sum(share * state[name] for share, state in zip(shares, states, strict=True)) for name in states[0]}
 
 
 def norm(parameters):

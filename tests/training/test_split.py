@@ -19,19 +19,21 @@ from holdfast.telemetry import TelemetryLog
 from holdfast.training import error_scales, load_tensors, split_series, train
 from holdfast.windows import Sampler, Windows
 
-SHAPES = {"lengths": st.lists(st.integers(1, 40), min_size=1, max_size=6)}
+SHAPES = {"lengths": st.lists(st.integers(1, 40) | st.integers(41, 150), min_size=1, max_size=6)}
 each_shape = given(**SHAPES, context_length=st.integers(1, 12), horizon=st.integers(1, 6))
 
 
 @each_shape
 def test_equals_the_rules_series_by_series(lengths, context_length, horizon):
     split = split_series(np.array(lengths), context_length, horizon)
-    expected = [twin.cutoffs(length, context_length, horizon) for length in lengths]
+    usable = sum(length > horizon + 1 for length in lengths)
+    expected = [twin.cutoffs(length, context_length, horizon, usable) for length in lengths]
     assert split.until_n.tolist() == [until for until, _, _ in expected]
     ranges = zip(split.first_n.tolist(), split.last_n.tolist(), strict=True)
     assert [list(range(first, last + 1)) for first, last in ranges] == [allowed for _, allowed, _ in expected]
-    assert split.validated.tolist() == [i for i, (_, _, validates) in enumerate(expected) if validates]
-    assert split.trainable == any(allowed for _, allowed, _ in expected) == bool(len(split.validated))
+    pairs = list(zip(split.validated_V.tolist(), split.cutoff_V.tolist(), strict=True))
+    assert pairs == [(i, cutoff) for i, (_, _, validates) in enumerate(expected) for cutoff in validates]
+    assert split.trainable == any(allowed for _, allowed, _ in expected) == bool(len(pairs))
 
 
 @settings(deadline=None)
@@ -53,10 +55,13 @@ def test_windows_see_rows_before_their_cutoff_and_learn_from_rows_before_until(l
     assert (row_BF[batch.target_mask_BF] >= batch.cutoff_B[:, None].expand_as(row_BF)[batch.target_mask_BF]).all()
     assert batch.target_mask_BF.any(1).all() and batch.mask_BT.any(1).all()  # every window teaches something
 
-    held_out = windows.gather(split.validated, split.until_n[split.validated], **size)
+    held_out = windows.gather(split.validated_V, split.cutoff_V, **size)
     assert held_out.target_mask_BF.all()
-    expected = [list(range(lengths[i] - horizon, lengths[i])) for i in split.validated]
-    assert (held_out.target_BF - 1).tolist() == expected
+    rows_BF = (held_out.target_BF - 1).numpy()
+    assert (rows_BF >= split.until_n[split.validated_V, None]).all()
+    for i in set(split.validated_V.tolist()):
+        own = split.validated_V == i
+        assert rows_BF[own][0, 0] == split.until_n[i] and rows_BF[own][-1, -1] == lengths[i] - 1
 
 
 @pytest.mark.parametrize("length", [10, 9, 6, 5])
@@ -68,9 +73,19 @@ def test_long_series_have_whole_contexts_and_short_ones_at_least_half_of_what_th
 
 def test_many_series_are_validated_evenly():
     split = split_series(np.array([2, *[30] * 5000, 2]), context_length=4, horizon=2)
-    assert len(split.validated) == len(set(split.validated.tolist())) == 1024
-    assert (split.validated[0], split.validated[-1]) == (1, 5000)
-    assert set(np.diff(split.validated).tolist()) == {4, 5}
+    assert len(split.validated_V) == len(set(split.validated_V.tolist())) == 1024
+    assert (split.validated_V[0], split.validated_V[-1]) == (1, 5000)
+    assert set(np.diff(split.validated_V).tolist()) == {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("series", "until", "windows"), [(1, 900, 91), (30, 900, 270), (255, 900, 510), (256, 990, 256)]
+)
+def test_few_long_series_validate_from_several_cutoffs_in_their_last_tenth(series, until, windows):
+    split = split_series(np.array([1000] * series), context_length=20, horizon=10)
+    assert split.until_n.tolist() == [until] * series
+    assert len(split.cutoff_V) == windows
+    assert (split.cutoff_V.min(), split.cutoff_V.max()) == (until, 990)
 
 
 SHORT = (40, 14, 7, 6)  # the last two learn from horizons that `until` cuts off
@@ -153,7 +168,7 @@ def test_error_scales_follow_the_units(rows, season, unit):
 
 def test_all_too_short_to_train():
     task = make_task(values(lengths=(4, 1, 3)))
-    assert not task.split.trainable and not len(task.split.validated)
+    assert not task.split.trainable and not len(task.split.validated_V)
     before = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
     with TelemetryLog() as log:
         progress = train(task, config(max_steps=50), log)

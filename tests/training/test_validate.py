@@ -29,7 +29,7 @@ def stirred(**options):
 
 
 def expected(task, season=SEASON):
-    cutoffs = [(i, int(task.split.until_n[i])) for i in task.split.validated.tolist()]
+    cutoffs = list(zip(task.split.validated_V.tolist(), task.split.cutoff_V.tolist(), strict=True))
     return twin.validation(task.network, task.windows, cutoffs, task.error_scale_n, season)
 
 

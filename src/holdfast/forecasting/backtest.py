@@ -48,7 +48,7 @@ def check_windows(store: SeriesStore, n_windows: int) -> None:
 
 
 def backtest_table(
-    network: ForecastNetwork,
+    networks: Sequence[ForecastNetwork],
     store: SeriesStore,
     windows: Windows,
     cutoff_n: NDArray[np.int64],
@@ -57,7 +57,7 @@ def backtest_table(
     """Forecasts from one cutoff per series, with the values that came and the seasonal naive forecast.
 
     Args:
-        network: The forecaster.
+        networks: The forecaster's networks.
         store: The series.
         windows: The same series as tensors.
         cutoff_n: Rows of each series that its forecast may see; series with less than one are left out.
@@ -66,8 +66,8 @@ def backtest_table(
     Returns:
         Columns `unique_id`, `ds`, `cutoff`, `y` (null where missing), `holdfast`, two per level, `seasonal_naive`.
     """
-    horizon, season = network.config.horizon, network.config.naive_season
-    table = forecast_table(network, store, windows, levels, cutoff_n)
+    horizon, season = networks[0].config.horizon, networks[0].config.naive_season
+    table = forecast_table(networks, store, windows, levels, cutoff_n)
     series = np.flatnonzero(cutoff_n >= 1)
     cutoff_W = cutoff_n[series]
     row_WF = (store.offsets[series] + cutoff_W)[:, None] + np.arange(horizon)

@@ -81,4 +81,4 @@ def _held_out(fitted: Fitted, everything: pl.DataFrame) -> pl.DataFrame:
     store = check_table(everything, Columns(), horizon=HORIZON).store
     windows = Windows.from_store(store)
     cutoff_n: np.ndarray[tuple[int], np.dtype[np.int64]] = store.lengths - HORIZON
-    return backtest_table(fitted.network, store, windows, cutoff_n, fitted.prepared.config.levels)
+    return backtest_table(fitted.networks, store, windows, cutoff_n, fitted.prepared.config.levels)

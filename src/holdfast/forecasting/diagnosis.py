@@ -17,8 +17,10 @@ from holdfast.errors import DataError, Problem
 from holdfast.flow import GAINS, Advice, Diagnosis, Finding, diagnose
 from holdfast.forecasting import rundir
 from holdfast.forecasting.config import Config
-from holdfast.forecasting.fitted import Fitted, Prepared, device, plan, read_fitted, read_prepared
-from holdfast.forecasting.plan import make_network, plan_task, training_config
+from holdfast.forecasting.fitted import Fitted, read_fitted, read_prepared
+from holdfast.forecasting.members import device, plan, plan_again
+from holdfast.forecasting.plan import plan_task, training_config
+from holdfast.forecasting.prepared import Prepared
 from holdfast.networks import Target
 from holdfast.reports import adjoint_panel, eigenvalue_panel, history_panel
 from holdfast.reports.flow import Panel
@@ -56,26 +58,35 @@ def case_before(prepared: Prepared) -> Case:
 
 
 def case_after(fitted: Fitted, store: SeriesStore | None, records: Sequence[Record]) -> Case:
-    """A trained network on the batch that would have come next, from its own series or from other ones."""
-    prepared, step = fitted.prepared, int(fitted.metrics["steps"]) + 1
+    """A trained network on the batch that would have come next, from its own series or from other ones.
+
+    Of several networks, the first.
+    """
+    prepared = replace(fitted.prepared, config=fitted.members[0].config)
+    step = int(fitted.metrics.get("members", [fitted.metrics])[0]["steps"]) + 1
+    count = len(fitted.members)
+    note = f"the first of {count} networks" if count > 1 else ""
     if store is None:
         task = plan(prepared)
     else:
         seasons = [season.length for season in prepared.seasons]
         task = plan_task(prepared.config, store, seasons, store.lengths, device())
-    return _case(prepared, replace(task, network=fitted.network), step, records)
+    return _case(prepared, replace(task, network=fitted.network), step, records, note)
 
 
 def case_of_run(run: Path) -> Case:
     """A run directory: its model if it is complete, else the weights at the step at which it broke down or stopped."""
-    prepared, network_config, manifest = read_prepared(run)
-    records = read_telemetry(run / rundir.TELEMETRY) if (run / rundir.TELEMETRY).exists() else []
-    checkpoint = run / rundir.CHECKPOINT
+    prepared, members, manifest = read_prepared(run)
+    places = rundir.places(run, len(members))
+    begun = [number for number, place in enumerate(places) if (place / rundir.TELEMETRY).exists()]
+    which = 0 if manifest.complete or not begun else begun[-1]
+    telemetry, checkpoint = places[which] / rundir.TELEMETRY, places[which] / rundir.CHECKPOINT
+    records = read_telemetry(telemetry) if telemetry.exists() else []
     if manifest.complete:
         return case_after(read_fitted(run), None, records)
-    task = plan(prepared)
-    network = make_network(prepared.config, network_config).to(task.windows.y_R.device)
-    task = replace(task, network=network)
+    options, shapes = members[which]
+    prepared = replace(prepared, config=options)
+    task = plan_again(prepared, shapes).task
     config = training_config(prepared.config)
     bad = _last_bad_steps(records)
     newest = int(load_tensors(checkpoint)[1]["step"]) if checkpoint.exists() else 0

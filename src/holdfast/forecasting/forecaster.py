@@ -17,22 +17,19 @@ from holdfast.forecasting.config import Config
 from holdfast.forecasting.diagnosis import case_after, case_before, diagnose_case
 from holdfast.forecasting.fitted import (
     Fitted,
-    Prepared,
-    columns_of,
-    plan,
-    prepare,
     read_fitted,
     read_prepared,
     run_training,
     start_run,
     summary_lines,
-    user_names,
     write_fitted,
+    write_telemetry,
 )
-from holdfast.forecasting.plan import make_network
+from holdfast.forecasting.members import plan_again, plan_members
 from holdfast.forecasting.predict import forecast_table
+from holdfast.forecasting.prepared import Prepared, columns_of, prepare, user_names
 from holdfast.series import Columns, Kind, SeriesStore, as_polars, check_table, like, read_table, write_table
-from holdfast.telemetry import Outlook, TelemetryLog
+from holdfast.telemetry import Outlook
 from holdfast.windows import Windows
 
 Show = Callable[[Outlook], None]
@@ -42,9 +39,9 @@ Show = Callable[[Outlook], None]
 class Forecaster(Config):
     """A recurrent forecaster: its fields are the options (see `Config`), all by keyword, none needed.
 
-    `fit` trains one network on all series of a long table with the columns `unique_id`, `ds` and `y` (options rename
-    them); `predict` continues every series by `horizon` steps with prediction intervals. The frame that comes out is
-    of the kind that went in: pandas, polars or pyarrow.
+    `fit` trains one network (the preset best: six) on all series of a long table with the columns `unique_id`, `ds`
+    and `y` (options rename them); `predict` continues every series by `horizon` steps with prediction intervals. The
+    frame that comes out is of the kind that went in: pandas, polars or pyarrow.
 
     Raises:
         OptionError: With every option that cannot work.
@@ -84,10 +81,10 @@ class Forecaster(Config):
             rundir.check_new(run)
         table, kind, source = read_any(df)
         prepared = prepare(self.config, table, kind, source=source)
-        task = plan(prepared)
+        members = plan_members(prepared)
         if run is not None:
-            start_run(run, prepared, task)
-        return self._become(run_training(prepared, task, run=run, show=show))
+            start_run(run, prepared, members)
+        return self._become(run_training(prepared, members, run=run, show=show))
 
     def predict(self, df: Any = None, *, future: Any = None) -> Any:
         """Forecast the `horizon` steps behind the end of every series.
@@ -109,13 +106,13 @@ class Forecaster(Config):
         if df is not None or future is not None:
             kind, store = self._store_of(fitted.prepared, df, future)
         windows = Windows.from_store(store, next(fitted.network.parameters()).device)
-        table = forecast_table(fitted.network, store, windows, self.levels)
+        table = forecast_table(fitted.networks, store, windows, self.levels)
         return like(user_names(self, table), kind)
 
     def backtest(self, df: Any, n_windows: int = 3, *, show: Show | None = None) -> Any:
         """Fit before the last windows of a table, then forecast each of them from its own cutoff.
 
-        One network is trained on what lies before the first cutoff and is not refitted; each forecast sees the data
+        The preset is trained on what lies before the first cutoff and not refitted; each forecast sees the data
         up to its cutoff. The forecaster itself stays as it was.
 
         Args:
@@ -175,9 +172,7 @@ class Forecaster(Config):
         run = Path(path)
         rundir.new_run(run)
         write_table(fitted.prepared.checked.table, run / rundir.SERIES)
-        with TelemetryLog(run / rundir.TELEMETRY) as log:
-            for record in fitted.log.records:
-                log.append(record)
+        write_telemetry(run, fitted)
         write_fitted(run, fitted)
 
     @classmethod
@@ -211,18 +206,16 @@ class Forecaster(Config):
             RunDirectoryError: The directory is not a run, or a file in it is damaged or not the original.
         """
         run = Path(path)
-        prepared, network_config, manifest = read_prepared(run)
-        if manifest.complete and not (run / rundir.CHECKPOINT).exists():
+        prepared, members, manifest = read_prepared(run)
+        places = rundir.places(run, len(members))
+        if manifest.complete and not all((place / rundir.CHECKPOINT).exists() for place in places):
             expected = "a run with its training state, as `fit` with --out keeps it"
             fix = "load it to forecast, or fit again with --out"
             raise RunDirectoryError(Problem(str(run), expected, "a saved forecaster", fix))
-        if max_steps is not None:
-            prepared = replace(prepared, config=replace(prepared.config, max_steps=max_steps, time_budget=None))
-        task = plan(prepared)
-        if task.network.config != network_config:
-            network = make_network(prepared.config, network_config).to(task.windows.y_R.device)
-            task = replace(task, network=network)
-        fitted = run_training(prepared, task, run=run, resume=True, show=show)
+        changes: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps, "time_budget": None}
+        prepared = replace(prepared, config=replace(prepared.config, **changes))
+        again = [plan_again(replace(prepared, config=replace(config, **changes)), shapes) for config, shapes in members]
+        fitted = run_training(prepared, again, run=run, resume=True, show=show)
         return forecaster_of(fitted.prepared.config)._become(fitted)
 
     @property
@@ -298,10 +291,10 @@ def backtest_fitted(
     prepared = prepare(forecaster.config, table, kind, source=source, kept_back=n_windows)
     store = prepared.store
     check_windows(store, n_windows)
-    fitted = run_training(prepared, plan(prepared, kept_back=n_windows), show=show)
+    fitted = run_training(prepared, plan_members(prepared, kept_back=n_windows), show=show)
     windows, levels = fitted.windows, prepared.config.levels
     tables = [
-        backtest_table(fitted.network, store, windows, cutoff_n, levels)
+        backtest_table(fitted.networks, store, windows, cutoff_n, levels)
         for cutoff_n in rolling_cutoffs(store.lengths, store.horizon, n_windows)
     ]
     return fitted, pl.concat(tables).sort("unique_id", "cutoff", "ds", maintain_order=True)

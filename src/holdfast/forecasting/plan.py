@@ -9,29 +9,18 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from holdfast.forecasting.anchors import TrainingWindows, useful_anchors, useful_linear
 from holdfast.forecasting.config import Config
-from holdfast.networks import (
-    Anchor,
-    ForecastNetwork,
-    NetworkConfig,
-    anchor_forecasts,
-    candidate_anchors,
-    make_head,
-    masked_mean,
-)
-from holdfast.series import SeriesStore, csv_text
-from holdfast.training import Split, Task, TrainingConfig, error_scales, split_series
-from holdfast.windows import Sampler, Windows
-
-NEAR_BEST = 1.2  # times the error of a window's best anchor still counts as good there
-SHARE = 0.2  # of the windows an anchor must be good on, or it is left out
-ANCHOR_WINDOWS = 1024  # training windows that the anchors are compared on
+from holdfast.networks import ForecastNetwork, NetworkConfig, candidate_anchors, make_head
+from holdfast.series import SeriesStore, csv_text, unseen_cycles
+from holdfast.training import Task, TrainingConfig, error_scales, split_series
+from holdfast.windows import Windows
 
 
 def context_and_segment(config: Config, seasons: Sequence[int], horizon: int, longest_series: int) -> tuple[int, int]:
     """Steps fed, and steps fed as one recurrent step.
 
-    The context is two of the longest season, at least four of the first and at least the horizon (two horizons
+    The context is two of the longest season, at least four of the first and at least half of the horizon (two horizons
     without a season), but not longer than the longest series; a segment is one season where it fits in four times.
     The context is rounded up to whole segments.
 
@@ -41,43 +30,10 @@ def context_and_segment(config: Config, seasons: Sequence[int], horizon: int, lo
         >>> context_and_segment(Config(), (), 6, 30)
         (12, 1)
     """
-    wanted = max(2 * max(seasons), 4 * seasons[0], horizon) if seasons else 2 * horizon
+    wanted = max(2 * max(seasons), 4 * seasons[0], horizon // 2) if seasons else 2 * horizon
     context_length = config.context_length or max(1, min(wanted, longest_series))
     segment = config.segment or (seasons[0] if seasons and 4 * seasons[0] <= context_length else 1)
     return -(-context_length // segment) * segment, segment
-
-
-def useful_anchors(
-    windows: Windows,
-    split: Split,
-    candidates: Sequence[Anchor],
-    size: tuple[int, int],
-) -> tuple[Anchor, ...]:
-    """The anchors that are good on at least a fifth of the training windows, or the one that is good on most.
-
-    Good means an error of at most 1.2 times that of the window's best anchor; 1024 windows are drawn as training draws
-    them. Counted window by window, because a set may hold series of several kinds. Without a window to compare on: the
-    seasonal naive anchors, else the last value.
-
-    Args:
-        windows: The series.
-        split: Which rows may be looked at.
-        candidates: What to choose from.
-        size: Context length and horizon, in steps.
-    """
-    if not split.trainable:
-        return tuple(anchor for anchor in candidates if anchor[0] == "season") or (("last", 1),)
-    sampler = Sampler(split.first_n, split.last_n, ANCHOR_WINDOWS, seed=0)
-    until_n = torch.from_numpy(split.until_n).to(windows.y_R.device)
-    batch = windows.gather(*sampler.draw(0), context_length=size[0], horizon=size[1], until_n=until_n)
-    forecasts_BFA = anchor_forecasts(batch.y_BT, batch.mask_BT, candidates, size[1])
-    error_BFA = (forecasts_BFA - batch.target_BF[..., None]).abs()
-    error_BA = masked_mean(error_BFA, batch.target_mask_BF[..., None].expand_as(error_BFA), dim=1)
-    error_BA = error_BA[batch.target_mask_BF.any(1)]
-    good_BA = error_BA <= NEAR_BEST * error_BA.amin(1, keepdim=True)
-    share_A = good_BA.double().mean(0).nan_to_num()
-    enough = min(SHARE, float(share_A.max()))
-    return tuple(anchor for anchor, share in zip(candidates, share_A.tolist(), strict=True) if share >= enough)
 
 
 def plan_task(
@@ -97,13 +53,17 @@ def plan_task(
     split = split_series(length_n, context_length, horizon)
     windows = Windows.from_store(store, device)
     scale_n = error_scales(store.y, store.offsets[:-1], split.until_n, seasons[0] if seasons else 1)
-    candidates = candidate_anchors(seasons, horizon)
+    looks = TrainingWindows(windows, split, context_length, horizon, tuple(seasons))
+    anchors = useful_anchors(looks, candidate_anchors(seasons, horizon))
+    linear_TF = useful_linear(looks, anchors) if split.trainable else None
+    if linear_TF is not None:
+        anchors = (*anchors, ("linear", context_length))
     network_config = NetworkConfig(
         horizon=horizon,
         context_length=context_length,
         segment=segment,
         seasons=tuple(seasons),
-        anchors=useful_anchors(windows, split, candidates, (context_length, horizon)),
+        anchors=anchors,
         cell=config.cell,
         init=config.init,
         constraint=config.constraint,
@@ -117,8 +77,10 @@ def plan_task(
     network = make_network(config, network_config)
     learnable_R = _rows_before(store, split.until_n)
     network.past.learn(torch.from_numpy(store.past[learnable_R]))
-    network.known.learn(torch.from_numpy(store.known[learnable_R]))
+    network.known.learn(torch.from_numpy(store.known[learnable_R]), _silent(config, store, split.until_n))
     network.static.learn(torch.from_numpy(store.static))
+    if linear_TF is not None and network.linear_TF is not None:
+        network.linear_TF.copy_(linear_TF)
     return Task(
         network=network.to(device),
         windows=windows,
@@ -160,6 +122,15 @@ def training_config(config: Config) -> TrainingConfig:
         penalty=config.penalty,
         seed=config.seed,
     )
+
+
+def _silent(config: Config, store: SeriesStore, until_n: NDArray[np.int64]) -> torch.Tensor:
+    """Known features that are not to be learned from: those of the calendar whose cycle was not passed twice [K]."""
+    series = np.flatnonzero(until_n >= 1)
+    starts = store.starts.gather(series)
+    own = len(config.future)
+    unseen = unseen_cycles(store.known_names[own:], starts, store.freq.at(starts, until_n[series] - 1))
+    return torch.tensor([False] * own + unseen, dtype=torch.bool)
 
 
 def _rows_before(store: SeriesStore, until_n: NDArray[np.int64]) -> NDArray[np.bool_]:

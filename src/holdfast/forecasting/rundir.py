@@ -13,10 +13,11 @@ from typing import Any
 
 from holdfast.errors import Problem, RunDirectoryError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, SERIES, MODEL_FILE = "manifest.json", "series.parquet", "model.safetensors"
 TELEMETRY, METRICS, FORECAST = "telemetry.jsonl", "metrics.json", "forecast.parquet"
 CHECKPOINT = "checkpoint/state.safetensors"
+MEMBERS = "members"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Manifest:
 
     Attributes:
         config: The options (see `config_facts`).
-        network: The shapes of the network.
+        members: Options and shapes of each network.
         seasons: Season lengths with the reason for each, the first that of the seasonal naive forecast.
         notes: What was noticed while reading the table.
         freq: Calendar step.
@@ -37,7 +38,7 @@ class Manifest:
     """
 
     config: Mapping[str, Any]
-    network: Mapping[str, Any]
+    members: tuple[Mapping[str, Any], ...]
     seasons: tuple[tuple[int, str], ...]
     notes: tuple[str, ...]
     freq: str | int
@@ -81,10 +82,24 @@ def new_run(path: Path) -> None:
         raise RunDirectoryError(Problem(str(path), "a place to write to", got, "choose another --out")) from error
 
 
+def places(run: Path, count: int) -> list[Path]:
+    """Where checkpoint, model and telemetry of each network are: in the run, or, of several, in folders of their own.
+
+    Example:
+        >>> [place.as_posix() for place in places(Path("run"), 2)], places(Path("run"), 1)[0].as_posix()
+        (['run/members/1', 'run/members/2'], 'run')
+    """
+    return [run] if count == 1 else [run / MEMBERS / str(number) for number in range(1, count + 1)]
+
+
 def fingerprints(run: Path) -> dict[str, str]:
-    """SHA-256 of the files that a load reads, as far as they are there."""
-    paths = [run / name for name in (SERIES, MODEL_FILE, METRICS)]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+    """SHA-256 of the files that a load reads, as far as they are there, by their path in the run."""
+    paths = [run / SERIES, run / MODEL_FILE, *sorted((run / MEMBERS).glob(f"*/{MODEL_FILE}")), run / METRICS]
+    return {
+        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.is_file()
+    }
 
 
 def check_files(run: Path, expected: Mapping[str, str]) -> None:
@@ -147,7 +162,7 @@ def read_manifest(run: Path) -> Manifest:
     if digest != _digest(facts):
         raise RunDirectoryError(Problem(str(path), expected, "one that was changed since", fix))
     facts["seasons"] = tuple((length, reason) for length, reason in facts["seasons"])
-    return Manifest(**{**facts, "notes": tuple(facts["notes"])})
+    return Manifest(**{**facts, "notes": tuple(facts["notes"]), "members": tuple(facts["members"])})
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ from holdfast.errors import OptionError, Problem
 from holdfast.flow import Diagnosis
 from holdfast.forecasting.config import Config
 from holdfast.forecasting.diagnosis import case_of_run, diagnose_case, diagnosis_panels
-from holdfast.forecasting.fitted import prepare
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
 from holdfast.forecasting.metrics import mean_scores, score_table
+from holdfast.forecasting.prepared import prepare
 from holdfast.reports import flow_figure
 from holdfast.series import read_table, write_table
 from holdfast.telemetry import Outlook

@@ -3,7 +3,7 @@
 from holdfast.networks.anchors import Anchor, anchor_forecasts, candidate_anchors
 from holdfast.networks.cells import CELLS, GRU, LSTM, RNN, make_cell
 from holdfast.networks.constraint import Constraint, constrain_recurrent_
-from holdfast.networks.forecaster import ForecastNetwork, NetworkConfig, Standardise, batch_loss
+from holdfast.networks.forecaster import ForecastNetwork, NetworkConfig, Standardise, batch_loss, normalise
 from holdfast.networks.heads import (
     HEADS,
     GaussianHead,
@@ -17,6 +17,7 @@ from holdfast.networks.heads import (
     make_head,
 )
 from holdfast.networks.init import INITS, check_init, init_recurrent_
+from holdfast.networks.linear import ridge
 from holdfast.networks.quantiles import probabilities_of
 from holdfast.networks.scaling import WindowScale, masked_mean, window_scale
 
@@ -50,6 +51,8 @@ __all__ = [
     "make_cell",
     "make_head",
     "masked_mean",
+    "normalise",
     "probabilities_of",
+    "ridge",
     "window_scale",
 ]

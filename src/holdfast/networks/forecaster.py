@@ -6,6 +6,7 @@ D steps per decoded segment, N hidden units, A anchors, P raw outputs per step, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,11 +19,12 @@ from holdfast.networks.cells import make_cell
 from holdfast.networks.constraint import constrain_recurrent_
 from holdfast.networks.heads import Head, HeadParameters, Target
 from holdfast.networks.init import init_recurrent_, zero_
-from holdfast.networks.scaling import masked_mean, window_scale
+from holdfast.networks.scaling import WindowScale, masked_mean, window_scale
 from holdfast.windows import Batch
 
 SMALLEST_UNIT = 1e-3  # of the window's spread: a window that repeats itself exactly still gets intervals
 SMALLEST_DEVIATION = 1e-6  # of a covariate's mean: single precision carries 7 digits
+SILENT = 1e30  # a deviation that leaves nothing of a covariate
 WINDOW_FEATURES = 2  # log spread over level, log unit: what the normalisation took out
 
 
@@ -90,8 +92,13 @@ class Standardise(nn.Module):
         self.register_buffer("mean_C", torch.zeros(size))
         self.register_buffer("deviation_C", torch.ones(size))
 
-    def learn(self, rows_RC: Tensor) -> None:
-        """Take the columns' means and deviations from rows; those with a nan are left out."""
+    def learn(self, rows_RC: Tensor, silent_C: Tensor | None = None) -> None:
+        """Take the columns' means and deviations from rows; those with a nan are left out.
+
+        Args:
+            rows_RC: Rows to learn from.
+            silent_C: Columns that are to say nothing: 0 whatever comes.
+        """
         known_RC = rows_RC[torch.isfinite(rows_RC).all(1)].double()
         if known_RC.numel():
             mean_C, deviation_C = known_RC.mean(0), known_RC.std(0, correction=0)
@@ -99,6 +106,8 @@ class Standardise(nn.Module):
             varies_C = deviation_C > SMALLEST_DEVIATION * mean_C.abs()
             self.mean_C.copy_(mean_C)
             self.deviation_C.copy_(torch.where(varies_C, deviation_C, 1.0))
+        if silent_C is not None:
+            self.deviation_C.masked_fill_(silent_C, SILENT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise the last dimension."""
@@ -137,6 +146,8 @@ class ForecastNetwork(nn.Module):
     # What a parameter is, beyond what its module type says: only `output` is the head.
     ROLES: ClassVar[dict[str, Literal["other"]]] = {"hidden": "other", "position_JN": "other"}
 
+    linear_TF: Tensor | None
+
     def __init__(self, config: NetworkConfig, head: Head, seed: int = 0) -> None:
         super().__init__()
         self.config = config
@@ -163,6 +174,8 @@ class ForecastNetwork(nn.Module):
             self.anchor_size = len(config.anchors)
             self.output = nn.Linear(size, self.anchor_size + self.decoded_length * head.raw_size)
         zero_(self.output)
+        linear = any(kind == "linear" for kind, _ in config.anchors)
+        self.register_buffer("linear_TF", torch.zeros(config.context_length, config.horizon) if linear else None)
 
     def encode(self, z_BT: Tensor, batch: Batch, window_BW: Tensor) -> Tensor:
         """The newest hidden state [B, N] after the whole context."""
@@ -192,16 +205,36 @@ class ForecastNetwork(nn.Module):
 
     def forward(self, batch: Batch) -> HeadParameters:
         """Distribution of every horizon step."""
-        seasons = self.config.seasons
-        scale = window_scale(batch.y_BT, batch.mask_BT, recent=max(seasons, default=self.config.context_length))
-        z_BT = scale.normalise(batch.y_BT).masked_fill(~batch.mask_BT, 0.0)
-        unit_B = naive_error(z_BT, batch.mask_BT, self.config.naive_season).clamp(min=SMALLEST_UNIT)
+        z_BT, unit_B, scale = normalise(batch.y_BT, batch.mask_BT, self.config.seasons)
         relative_spread_B = (scale.scale_B / (scale.loc_B.abs() + scale.scale_B)).float()
         window_BW = torch.stack([relative_spread_B.log().clamp(min=-10), unit_B.log()], -1)
         weights_BFA, raw_BFP = self.decode(self.encode(z_BT, batch, window_BW), batch)
-        anchors_BFA = anchor_forecasts(z_BT, batch.mask_BT, self.config.anchors, self.config.horizon)
+        anchors_BFA = anchor_forecasts(z_BT, batch.mask_BT, self.config.anchors, self.config.horizon, self.linear_TF)
         mix_BF = (weights_BFA * anchors_BFA).sum(-1)
         return self.head.parameters(mix_BF, unit_B, raw_BFP, scale)
+
+
+def normalise(y_BT: Tensor, mask_BT: Tensor, seasons: Sequence[int]) -> tuple[Tensor, Tensor, WindowScale]:
+    """Contexts in their own level and spread, and the unit of corrections.
+
+    Args:
+        y_BT: Contexts (float64), 0 where missing.
+        mask_BT: True where observed.
+        seasons: Season lengths in steps; the first is that of the unit, the longest that of the level.
+
+    Returns:
+        z_BT (0 where missing), the unit of each window in units of z, and how to come back.
+
+    Example:
+        >>> y_BT, mask_BT = torch.tensor([[0.0, 4.0, 0.0, 8.0]], dtype=torch.float64), torch.ones(1, 4).bool()
+        >>> z_BT, unit_B, scale = normalise(y_BT, mask_BT, (2,))
+        >>> scale.loc_B.item(), round((unit_B * scale.scale_B).item(), 6)
+        (4.0, 2.0)
+    """
+    scale = window_scale(y_BT, mask_BT, recent=max(seasons, default=y_BT.shape[1]))
+    z_BT = scale.normalise(y_BT).masked_fill(~mask_BT, 0.0)
+    unit_B = naive_error(z_BT, mask_BT, seasons[0] if seasons else 1).clamp(min=SMALLEST_UNIT)
+    return z_BT, unit_B, scale
 
 
 def naive_error(z_BT: Tensor, mask_BT: Tensor, season: int) -> Tensor:

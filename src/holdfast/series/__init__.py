@@ -1,6 +1,6 @@
 """Long tables of time series: reading, checking, calendars, seasons, and the arrays that models are fed from."""
 
-from holdfast.series.calendar import Freq, calendar_features, infer_freq
+from holdfast.series.calendar import Freq, calendar_features, infer_freq, unseen_cycles
 from holdfast.series.checking import Checked, check_table
 from holdfast.series.datasets import m4_hourly
 from holdfast.series.reading import Kind, as_polars, csv_text, like, read_table, write_table
@@ -24,5 +24,6 @@ __all__ = [
     "like",
     "m4_hourly",
     "read_table",
+    "unseen_cycles",
     "write_table",
 ]

@@ -7,7 +7,7 @@ counted in local wall time, so that a day of 23 hours is a day.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -30,6 +30,7 @@ _LARGER = [("ms", 1000, "s"), ("s", 60, "m"), ("m", 60, "h"), ("d", 7, "w")]
 _LARGER += [("mo", 3, "q"), ("q", 4, "y"), ("me", 3, "qe"), ("qe", 4, "ye")]
 _HORIZONS = {"d": 14, "b": 10, "w": 13, "mo": 18, "me": 18, "q": 8, "qe": 8, "y": 6, "ye": 6}
 _PER_YEAR = {"w": 52, "mo": 12, "me": 12, "q": 4, "qe": 4}
+_CYCLES = {"hour_of_day": 1.0, "day_of_week": 7.0, "day_of_year": 365.25, "month_of_year": 365.25}  # days
 
 FREQ_FORMS = "15m, 1h, 1d, 1b (business days), 1w, 1mo, 1me (month ends), 1q, 1y, or a whole number for integer times"
 
@@ -235,6 +236,28 @@ def infer_freq(times: pl.Series, ids: pl.Series | None = None, source: str = "th
         got = f"steps of {step} microseconds"
         raise DataError(Problem(f"{source}, times", "steps of whole milliseconds", got, "count time in whole numbers"))
     return Freq.parse(f"{step // _MICROSECONDS[unit]}{unit}")
+
+
+def unseen_cycles(names: Sequence[str], first: pl.Series, last: pl.Series) -> list[bool]:
+    """Which calendar features have a cycle that the data does not pass twice.
+
+    Within one cycle such a feature only says when something happened: what is learned of it does not come again.
+
+    Args:
+        names: Of features, as `calendar_features` gives them.
+        first: Time of the first row of each series.
+        last: Time of the last one.
+
+    Returns:
+        True for each feature that is not to be learned from.
+
+    Example:
+        >>> names = ("day_of_week_sin", "day_of_year_sin")
+        >>> unseen_cycles(names, pl.Series([date(2023, 1, 1)]), pl.Series([date(2024, 6, 1)]))
+        [False, True]
+    """
+    days = int(to_wall(last, local=True).max() - to_wall(first, local=True).min()) / _DAY if names else 0.0
+    return [days < 2 * _CYCLES[name.rpartition("_")[0]] for name in names]
 
 
 def calendar_features(times: pl.Series, freq: Freq) -> tuple[tuple[str, ...], NDArray[np.float32]]:

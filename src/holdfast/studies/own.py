@@ -15,7 +15,7 @@ from holdfast.errors import OptionError, Problem
 from holdfast.forecasting import Config
 from holdfast.forecasting.backtest import check_windows
 from holdfast.forecasting.config import config_facts
-from holdfast.forecasting.fitted import prepare
+from holdfast.forecasting.prepared import prepare
 from holdfast.series import read_table
 from holdfast.studies.catalogue import FIT, Study
 from holdfast.studies.grid import Trial, grid

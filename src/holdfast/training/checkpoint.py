@@ -33,7 +33,8 @@ class Progress:
         seconds: Wall time spent, over all sessions of the run.
         best_loss: Lowest validation loss so far.
         best_step: Steps done when it was measured.
-        best_weights: The network's state at that point.
+        best_weights: The averaged weights at that point.
+        average: The running average of the weights, see `follow`.
         bad_in_a_row: Steps that were not finite since the last finite step or retreat.
         retreats: How often the run went back to its best weights.
 
@@ -48,6 +49,7 @@ class Progress:
     best_loss: float = float("inf")
     best_step: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
     bad_in_a_row: int = 0
     retreats: int = 0
 
@@ -116,6 +118,7 @@ def save_checkpoint(
     """Write the state of a run between two steps."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in progress.best_weights.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in progress.average.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     counts = {name: getattr(progress, name) for name in COUNTS}
@@ -139,7 +142,7 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer, guard:
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         parts[kind][rest] = tensor
-    for weights in (parts["best"], parts["network"]):
+    for weights in (parts["best"], parts["average"], parts["network"]):
         _check_weights(path, network, weights)
     try:
         guard.load_state_dict(facts["guard"])
@@ -153,7 +156,8 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: Optimizer, guard:
         state[int(index)][key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
-    return Progress(**{name: facts[name] for name in COUNTS}, best_weights=parts["best"])
+    counts = {name: facts[name] for name in COUNTS}
+    return Progress(**counts, best_weights=parts["best"], average=parts["average"])
 
 
 def load_weights(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -20,6 +20,7 @@ from holdfast.flow import FlowProbe
 from holdfast.gradients import ROLES, Clause, ClipAuto, GradientGuard, parse_clip
 from holdfast.networks import ForecastNetwork
 from holdfast.telemetry import News, Outlook, StepRecord, TelemetryLog, ThresholdRecord, ValidationRecord
+from holdfast.training.average import clone_weights, follow, wearing
 from holdfast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from holdfast.training.flow import probe_flow
 from holdfast.training.penalty import parse_penalty
@@ -81,7 +82,7 @@ def train(
     resume: bool = False,
     show: Callable[[Outlook], None] | None = None,
 ) -> Progress:
-    """Train the network and leave the weights with the lowest validation loss in it.
+    """Train the network and leave the weights with the lowest validation loss in it, as averaged over the last steps.
 
     The windows, the dropout and the learning rate of a step depend on its number alone, so a run that was killed and
     resumed from its checkpoint takes exactly the steps that it would have taken. The untrained network, the mean of
@@ -184,6 +185,7 @@ class Loop:
         progress.bad_in_a_row = progress.bad_in_a_row + 1 if record.skipped else 0
         if progress.bad_in_a_row == MOST_BAD_STEPS:
             self.go_back(batch)
+        follow(progress.average, network, number)
         progress.step = number
         progress.seconds = self.seconds_before + time.perf_counter() - self.started
         self.plan()
@@ -264,17 +266,19 @@ def _is_choosing(clause: Clause) -> bool:
 
 
 def validate_and_remember(task: Task, progress: Progress, log: TelemetryLog) -> None:
-    """Validate, and remember the weights if they are the best so far; where nothing can be scored, the first ones."""
+    """Validate the averaged weights, and remember the best so far; where nothing can be scored, the first ones."""
     loss = math.nan
-    if len(task.split.validated):
-        record = validate(task.network, task.windows, task.split, task.error_scale_n, progress.step)
+    progress.average = progress.average or clone_weights(task.network)
+    if len(task.split.validated_V):
+        with wearing(task.network, progress.average):
+            record = validate(task.network, task.windows, task.split, task.error_scale_n, progress.step)
         log.append(record)
         progress.seconds += record.seconds
         loss = record.loss
     if loss < progress.best_loss or not progress.best_weights:
         progress.best_loss = math.inf if math.isnan(loss) else loss
         progress.best_step = progress.step
-        progress.best_weights = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
+        progress.best_weights = {name: tensor.clone() for name, tensor in progress.average.items()}
 
 
 @contextmanager

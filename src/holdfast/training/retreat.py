@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from holdfast.errors import Problem
 from holdfast.networks import ForecastNetwork, Target
 from holdfast.telemetry import RetreatRecord, StepRecord, some_of
+from holdfast.training.average import clone_weights
 from holdfast.training.checkpoint import Progress
 from holdfast.training.task import PEAK_RATES, Task, TrainingConfig
 from holdfast.windows import Batch
@@ -44,6 +45,7 @@ def retreat(
         What happened.
     """
     network.load_state_dict(progress.best_weights)
+    progress.average = clone_weights(network)
     optimizer.state.clear()
     first_bad_step = bad[-1].step - progress.bad_in_a_row + 1
     progress.retreats += 1

@@ -1,6 +1,6 @@
-"""Which rows may be learned from: the last horizon of each series is held out for validation.
+"""Which rows may be learned from: the end of each series is held out for validation.
 
-Shapes: n series, F horizon steps, T context steps.
+Shapes: n series, V validation windows, F horizon steps, T context steps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_VALIDATED = 1024  # series; more of them, evenly spaced, would cost time and change the choice of weights little
+LEAST_VALIDATED = 256  # windows; with fewer series, long ones validate from several cutoffs: chance would choose
+MOST_VALIDATED = 1024  # windows; more of them, evenly spaced, would cost time and change the choice of weights little
+MOST_HELD_OUT = 10  # a series gives a tenth of its rows at most, but for one horizon
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Split:
         until_n: First row that may not be learned from.
         first_n: First cutoff to train on.
         last_n: Last cutoff to train on; below `first_n` where a series is too short to train on.
-        validated: Numbers of the series that validate, each with its cutoff at `until_n`.
+        validated_V: Series number of each validation window.
+        cutoff_V: Its cutoff, `until_n` or later.
 
     Example:
         >>> split_series(np.array([2]), context_length=4, horizon=2).trainable
@@ -31,7 +34,8 @@ class Split:
     until_n: NDArray[np.int64]
     first_n: NDArray[np.int64]
     last_n: NDArray[np.int64]
-    validated: NDArray[np.int64]
+    validated_V: NDArray[np.int64]
+    cutoff_V: NDArray[np.int64]
 
     @property
     def trainable(self) -> bool:
@@ -40,26 +44,40 @@ class Split:
 
 
 def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int) -> Split:
-    """Hold out the last horizon of each series, and say which cutoffs are left to train on.
+    """Hold out the end of each series, and say which cutoffs are left to train on.
 
-    A series of more than F + 1 rows trains up to row until = length - F and validates on the F rows behind it; a
-    shorter one does neither and is only forecast. Training windows end at `until`; where less than a whole horizon
+    A series of more than F + 1 rows trains up to row until and validates on the rows behind it; a shorter one does
+    neither and is only forecast. The rows held out are the last F; where that makes fewer than 256 validation windows,
+    up to the last tenth, with evenly spaced cutoffs. Training windows end at `until`; where less than a whole horizon
     fits before it, what is left of the horizon is learned from. Contexts are whole where the series is long enough,
     else at least half of what there is.
 
     Example:
         >>> split = split_series(np.array([100, 30, 9]), context_length=20, horizon=10)
-        >>> split.until_n.tolist(), split.first_n.tolist(), split.last_n.tolist(), split.validated.tolist()
+        >>> split.until_n.tolist(), split.first_n.tolist(), split.last_n.tolist(), split.validated_V.tolist()
         ([90, 20, 9], [20, 5, 1], [80, 10, 0], [0, 1])
+        >>> split = split_series(np.array([5000]), context_length=20, horizon=10)
+        >>> split.until_n.tolist(), len(split.cutoff_V), split.cutoff_V[[0, 1, -1]].tolist()
+        ([4500], 256, [4500, 4502, 4990])
     """
     usable_n = length_n > horizon + 1
-    until_n = np.where(usable_n, length_n - horizon, length_n)
+    each = -(-LEAST_VALIDATED // max(int(usable_n.sum()), 1))
+    spare_n = np.maximum(length_n // MOST_HELD_OUT - horizon, 0) if each > 1 else np.zeros_like(length_n)
+    until_n = np.where(usable_n, length_n - horizon - spare_n, length_n)
     whole_n = until_n - horizon
     last_n = np.where(usable_n, np.where(whole_n >= 1, whole_n, until_n - 1), 0)
     first_n = np.minimum(context_length, np.maximum(last_n // 2, 1))
     usable = np.flatnonzero(usable_n)
-    chosen = np.unique(np.linspace(0, len(usable) - 1, min(len(usable), MOST_VALIDATED)).round().astype(np.int64))
-    return Split(until_n, first_n, last_n, usable[chosen] if len(usable) else usable)
+    cutoffs = [_spaced(spare, each) + until for spare, until in zip(spare_n[usable], until_n[usable], strict=True)]
+    series_V = np.repeat(usable, [len(each) for each in cutoffs])
+    cutoff_V = np.concatenate([np.zeros(0, dtype=np.int64), *cutoffs])
+    chosen = _spaced(len(series_V) - 1, MOST_VALIDATED)
+    return Split(until_n, first_n, last_n, series_V[chosen], cutoff_V[chosen])
+
+
+def _spaced(last: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the whole numbers from 0 to `last`, evenly spaced, both ends among them; none below 0."""
+    return np.unique(np.linspace(0, last, min(last + 1, most)).round().astype(np.int64))
 
 
 def error_scales(

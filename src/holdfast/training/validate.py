@@ -1,4 +1,4 @@
-"""Scores on the held-out last horizon of each series, beside seasonal naive."""
+"""Scores on the held-out end of each series, beside seasonal naive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOWS_AT_ONCE = 256
 def validate(
     network: ForecastNetwork, windows: Windows, split: Split, error_scale_n: Tensor, step: int
 ) -> ValidationRecord:
-    """Loss, scaled error and skill on the F rows behind `until` of each validated series.
+    """Loss, scaled error and skill on the validation windows.
 
     The seasonal naive forecast beside it is that of the network's first season (the last value without one), as far
     back as the context reaches. The network is in training mode afterwards.
@@ -27,7 +27,7 @@ def validate(
     Args:
         network: The forecaster, on the device of the windows.
         windows: The series.
-        split: Which series to validate on, and from which row.
+        split: Which windows to validate on.
         error_scale_n: Seasonal naive error of each series, in the units of the data.
         step: Optimiser steps done, for the record.
 
@@ -48,9 +48,9 @@ def validate(
     config, sums = network.config, torch.zeros(4, dtype=torch.float64)
     season: Anchor = ("season", config.naive_season)
     network.eval()
-    for start in range(0, len(split.validated), WINDOWS_AT_ONCE):
-        series = torch.from_numpy(split.validated[start : start + WINDOWS_AT_ONCE])
-        cutoff = torch.from_numpy(split.until_n)[series]
+    for start in range(0, len(split.validated_V), WINDOWS_AT_ONCE):
+        series = torch.from_numpy(split.validated_V[start : start + WINDOWS_AT_ONCE])
+        cutoff = torch.from_numpy(split.cutoff_V[start : start + WINDOWS_AT_ONCE])
         batch = windows.gather(series, cutoff, context_length=config.context_length, horizon=config.horizon)
         error_scale_B, mask_BF = error_scale_n[batch.series_B], batch.target_mask_BF
         parameters = network(batch)
