@@ -174,8 +174,8 @@ def test_pascanu(clipped, answer):
     verdict = judge("pascanu", pl.DataFrame([*rows, surface], infer_schema_length=None))
     assert verdict.answer == answer
     solved = "3 of 6 runs solved the problem, up to 20 steps" if clipped < 0.5 else "0 of 6 runs solved the problem;"
-    assert f"with one norm of 1 {solved}" in verdict.text
-    assert "with clipping and Omega 3 of 6 runs solved the problem, up to 20 steps" in verdict.text
+    assert f"with one norm of 1, {solved}" in verdict.text
+    assert "with clipping and Omega, 3 of 6 runs solved the problem, up to 20 steps" in verdict.text
     assert "439.964, at w = 4.69, b = -2.42" in verdict.text
     assert f"changes the error by {clipped - 0.9:+.2f} [" in verdict.text
 

@@ -263,7 +263,7 @@ def _pascanu(rows: pl.DataFrame) -> Verdict:
         solved = own.filter(pl.col("solved_step").fill_nan(None).is_not_null())
         name = {"none": "without clipping", "all": "with one norm of 1"}.get(arm, f"with {arm}")
         reach = f", up to {_float(solved['length'].max()):.0f} steps" if solved.height else ""
-        said.append(f"{name} {solved.height} of {own.height} runs solved the problem{reach}")
+        said.append(f"{name}, {solved.height} of {own.height} runs solved the problem{reach}")
     said.append(f"clipping changes the error by {_told(gain)}")
     for peak in rows.filter(pl.col("task") == "surface").iter_rows(named=True):
         said.append(
