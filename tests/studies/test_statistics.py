@@ -108,6 +108,7 @@ def rows():
             "solved_step": [nan, nan, nan, 100.0],
             **{name: [0.0, 0.5, nan, 1.0] for name in ("clip_fraction", "cosine", "flipped", "starved", "head_share")},
             **{name: [0.9, nan, nan, 0.8] for name in ("growth_before", "growth_after")},
+            **{name: [8.0, 9.0, nan, 8.0] for name in ("memory_before", "memory_after")},
             "seconds": [1.0, 2.0, 9.0, 4.0],
         }
     )
@@ -128,6 +129,7 @@ def test_a_summary_by_hand():
     assert first["kept_low"] == 0.5 and first["kept_high"] == 9.0
     assert first["clip_fraction"] == pytest.approx(0.25)
     assert first["growth_before"] == pytest.approx(0.9)
+    assert first["memory_after"] == 8.5
     assert first["seconds"] == 2.0
     assert (second["solved"], second["solved_step"], second["error"]) == (1.0, 100.0, 0.25)
 

@@ -10,6 +10,7 @@ import torch
 from tests.reference import trials as twin
 
 from holdfast.errors import OptionError
+from holdfast.flow import omega
 from holdfast.gradients import ROLES, find_roles
 from holdfast.studies.grid import Trial
 from holdfast.studies.tasks import TASKS, Examples, head_loss
@@ -21,9 +22,10 @@ from holdfast.studies.train import (
     SCOPES,
     SMALLEST_BOUND,
     Recaller,
+    adjoint_growth,
     choose_bound,
-    growth_rate,
     guarded,
+    memory_of,
     pilot_norms,
     train_trial,
 )
@@ -248,8 +250,8 @@ def test_looking_at_growth_and_error_counts_as_no_backward_pass():
     guard, layer = guarded(trial, model, 0.002)
     held_out = TASKS["adding"].draw(16, 8, torch.Generator().manual_seed(0))
     assert layer is model.recurrent and guard.clauses == ()
-    clipped = growth_rate(trial, model, held_out)
-    assert layer.summary().backwards == 0 and clipped == growth_rate(trial, built(trial), held_out)
+    clipped = adjoint_growth(trial, model, held_out)
+    assert layer.summary().backwards == 0 and clipped == adjoint_growth(trial, built(trial), held_out)
 
 
 def test_growth_of_a_linear_recurrence_is_its_matrix():
@@ -257,9 +259,33 @@ def test_growth_of_a_linear_recurrence_is_its_matrix():
     model = built(trial)
     model.recurrent.weight_hh_l0.data *= 0.5  # half an orthogonal matrix
     held_out = TASKS["adding"].draw(16, 20, torch.Generator().manual_seed(0))
-    assert growth_rate(trial, model, held_out) == pytest.approx(0.5, rel=1e-5)
+    found = adjoint_growth(trial, model, held_out)
+    assert found.rate == pytest.approx(0.5, rel=1e-5)
+    assert memory_of(found, 20) == 7  # 0.5^6 is above a hundredth, 0.5^7 is not
+    assert memory_of(replace(found, memory_length=None), 20) == 20
     model.recurrent.weight_hh_l0.data.fill_(math.nan)
-    assert math.isnan(growth_rate(trial, model, held_out))
+    assert adjoint_growth(trial, model, held_out) is None
+    assert math.isnan(memory_of(None, 20))
+
+
+def test_a_penalty_is_omega_times_its_strength_in_every_step():
+    trial = replace(SMALL, penalty="omega:0.3", lr=0.05)
+    row = train_trial(trial)
+    model, generator = built(trial), torch.Generator().manual_seed(SMALL.seed + 1)
+    data = [TASKS["adding"].draw(8, 8, generator) for _ in range(trial.steps)]
+
+    def penalised(model, batch):
+        def loss():
+            return head_loss("squared", model(batch.x_BTD), batch.y)
+
+        return loss() + 0.3 * omega(model, loss)
+
+    expected = twin.run(model, penalised, data, scope="none", bound=1.0, lr=0.05)
+    assert row["total_norm"] == pytest.approx(expected["total_norm"], rel=1e-4)
+    assert row["final_error"] != train_trial(replace(trial, penalty="none"))["final_error"]
+    held_out = TASKS["adding"].draw(EVALUATED, 8, torch.Generator().manual_seed(HELD_OUT_SEED))
+    with torch.no_grad():
+        assert row["final_error"] == pytest.approx(TASKS["adding"].error(model(held_out.x_BTD), held_out.y), rel=1e-4)
 
 
 def test_a_bound_that_never_binds_changes_no_bit():
@@ -289,6 +315,9 @@ def test_what_makes_no_run_is_refused_all_at_once():
     ("fields", "match"),
     [
         ({"task": "copy", "length": 6}, "at least 7 for copy"),
+        ({"penalty": "floss:1"}, "omega:STRENGTH"),
+        ({"penalty": "omega:-1"}, "omega:STRENGTH"),
+        ({"penalty": "omega:much"}, "omega:STRENGTH"),
         ({"rule": "share:half"}, "0 < Q < 1"),
         ({"rule": "recurrent=norm:1"}, "clip rule"),
         ({"rule": "norm:1,cap=norm:2"}, "clip rule"),
