@@ -110,7 +110,7 @@ def accuracy_table(rows: Sequence[Row]) -> list[str]:
                     cell(score.mean("smape"), ".3f"),
                     cell(score.mean("mase"), ".3f"),
                     f"**{cell(score.mean('owa'), '.3f')}**",
-                    f"{score.spread:.3f}",
+                    f"{score.spread:.3f}" if len(score.runs) > 1 else "",  # one run has none
                     "" if coverage is None else f"{100 * coverage:.1f} %",
                     cell(score.mean("fit_seconds"), ".0f"),
                     cell(score.mean("steps"), ".0f"),
