@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def machine_facts() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def fit_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says of a fit, whatever it was scored on."""
+    return {
+        "steps": metrics["steps"],
+        "best_steps": [member["best_step"] for member in metrics.get("members", [metrics])],
+        "validation_skill": metrics["skill"],
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from common import machine_facts, read_results, write_results
+from common import fit_facts, machine_facts, read_results, write_results
 from numpy.typing import NDArray
 from write_results_page import write_page
 
@@ -124,9 +124,7 @@ def run(
         "coverage_level80": inside / sums[2],
         "windows": int(sums[2]) // (len(z_CR) * horizon),
         "fit_seconds": fitted - started,
-        "steps": metrics["steps"],
-        "best_steps": [member["best_step"] for member in metrics.get("members", [metrics])],
-        "validation_skill": metrics["skill"],
+        **fit_facts(metrics),
     }
 
 

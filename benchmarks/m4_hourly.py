@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from common import machine_facts, read_results, write_results
+from common import fit_facts, machine_facts, read_results, write_results
 from write_results_page import write_page
 
 from holdfast import Forecaster
@@ -58,9 +58,7 @@ def run(preset: str, seed: int, train: pl.DataFrame, test: pl.DataFrame) -> dict
         **scores,
         "training_seconds": metrics["seconds"],
         "fit_seconds": fitted - started,
-        "steps": metrics["steps"],
-        "best_steps": [member["best_step"] for member in metrics.get("members", [metrics])],
-        "validation_skill": metrics["skill"],
+        **fit_facts(metrics),
     }
 
 
