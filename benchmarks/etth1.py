@@ -25,7 +25,7 @@ from write_results_page import write_page
 
 from holdfast import Forecaster
 from holdfast.forecasting.predict import predict_windows
-from holdfast.series import Columns, check_table
+from holdfast.series import RawTable, TableOptions, check_table
 from holdfast.windows import Windows
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "etth1" / "ETTh1.csv"
@@ -94,7 +94,7 @@ def model_forecasts(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]]:
     """Cutoffs, point forecasts and borders of the 80 % interval of all windows of a part, some at a time."""
     fitted = forecaster.fitted
-    windows = Windows.from_store(check_table(table, Columns(), horizon=horizon).store)
+    windows = Windows.from_store(check_table(RawTable(table), TableOptions(horizon=horizon)).store)
     series = table["unique_id"].n_unique()
     for cutoffs in cutoffs_of(part, horizon):
         which = np.repeat(np.arange(series), len(cutoffs))

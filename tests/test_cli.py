@@ -24,6 +24,7 @@ from holdfast.forecasting.metrics import mean_scores
 from holdfast.forecasting.rundir import read_manifest, write_manifest
 from holdfast.gradients import ClipAuto
 from holdfast.gradients.parse import EXAMPLES, KINDS
+from holdfast.series import TableOptions
 
 SIZES = ["--season-length", "6", "--hidden-size", "8", "--batch-size", "16"]
 FIT = ["--horizon", "4", *SIZES, "--max-steps", "5"]
@@ -151,7 +152,7 @@ def test_a_wrong_use_exits_2(run, words, part):
         (["backtest", "{data}", "--out", "scores.xlsx"], "option --out"),
         (["predict", "{kept}", "--out", "forecast.xlsx"], "forecast.xlsx"),
         (["predict", "{kept}", "--out", "no/where.csv"], "where.csv"),
-        (["predict", "{kept}", "--future-data", "{data}"], "the future table"),
+        (["predict", "{kept}", "--future-data", "{data}"], "sales.csv"),
         (["fit", "{data}", "--horizon", "4", "--out", "{kept}"], "run"),
     ],
 )
@@ -347,36 +348,47 @@ OPTIONS = {
     "future": ("c", ("c",)),
     "past": ("d,e,", ("d", "e")),
     "fill_gaps": (None, True),
+    "wide": (None, True),
+    "snap": (None, True),
+    "tz": ("Europe/Vienna", "Europe/Vienna"),
+    "sep": ("\\t", "\t"),
+    "decimal": (",", ","),
+    "thousands": (".", "."),
+    "date_format": ("%d.%m.%Y", "%d.%m.%Y"),
+    "encoding": ("latin-1", "latin-1"),
+    "max_rows": ("5000", 5000),
 }
 
 
 @pytest.mark.parametrize("command", ["fit", "backtest", "check"])
 def test_every_option_reaches_the_configuration(run, monkeypatch, command):
-    assert list(OPTIONS) == [field.name for field in fields(Config)]
-    given = OPTIONS if command != "check" else {name: OPTIONS[name] for name in [*cli._COLUMN_OPTIONS, "fill_gaps"]}
+    kind = TableOptions if command == "check" else Config
+    names = [field.name for field in fields(kind) if field.init]
+    assert sorted(OPTIONS) == sorted(field.name for field in fields(Config) if field.init)
+    given = {name: OPTIONS[name] for name in OPTIONS if name in names}
     got = []
 
     class Reached(Exception):
         pass
 
-    def take(config, *arguments, **options):
-        got.append(config)
+    def take(*arguments, **options):
+        got.extend(argument for argument in arguments if isinstance(argument, TableOptions))
         raise Reached
 
-    for name in ("fit_file", "backtest_file", "describe_file"):
-        monkeypatch.setattr(f"holdfast.forecasting.runs.{name}", take)
+    for place in ("forecasting.runs.fit_file", "forecasting.runs.backtest_file", "series.describe_table"):
+        monkeypatch.setattr(f"holdfast.{place}", take)
     words = [("--" + name.replace("_", "-"), text) for name, (text, _) in given.items()]
     flat = [word for pair in words for word in pair if word is not None]
     with pytest.raises(Reached):
         run(command, "x.csv", *flat)
-    assert got == [Config(**{name: value for name, (_, value) in given.items()})]
+    assert got == [kind(**{name: value for name, (_, value) in given.items()})]
 
 
 def test_without_options_the_configuration_is_the_usual_one(run, monkeypatch):
     got = []
-    monkeypatch.setattr("holdfast.forecasting.runs.describe_file", lambda config, data: got.append(config) or [])
+    monkeypatch.setattr("holdfast.series.describe_table", lambda data, options: got.append(options) or [])
     run("check", "x.csv")
-    assert got == [Config()]
+    assert got == [TableOptions()]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("120s", 120), ("2m", 120), ("1h", 3600), ("90", 90), ("1.5m", 90)])
@@ -395,7 +407,7 @@ def test_check_describes_good_data(run, data):
         "frequency 1h",
         "missing values: 0",
         "season 24",
-        "good",
+        "OK: ready to fit",
     ):
         assert words in out
     code, out, _ = run("check", data, "--horizon", 4, "--season-length", "6")
@@ -638,6 +650,6 @@ def test_ctrl_c_anywhere_else_exits_130_as_well(run, monkeypatch, command):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    for name in ("backtest_file", "describe_file"):
-        monkeypatch.setattr(f"holdfast.forecasting.runs.{name}", interrupt)
+    for place in ("forecasting.runs.backtest_file", "series.describe_table"):
+        monkeypatch.setattr(f"holdfast.{place}", interrupt)
     assert run(*command)[0] == 130

@@ -41,6 +41,8 @@ Gate = Callable[[Sequence[Source]], Iterator[str]]
 ALLOWED = {
     "run takes **given": "typer hands options over by keyword; the signature that it reads is made from the table",
     "class Forecaster inherits from Config": "its fields are the options: docs/decisions/02-forecaster-dataclass.md",
+    "class Forecaster stands on Config, TableOptions": "options in two floors: those of a table need no torch",
+    "class Config inherits from TableOptions": "options in two floors: those of a table need no torch",
 }
 
 

@@ -38,7 +38,10 @@ _OPTIONS: dict[str, tuple[type, str]] = {
         "[default: default]",
     ),
     "horizon": (int, "Steps to forecast. [default: the usual number for the frequency]"),
-    "season_length": (str, "Steps in one season, or several (24,168); more are looked for. [default: by frequency]"),
+    "season_length": (
+        str,
+        "Steps in one season, or several (24,168); more are looked for; or none. [default: by frequency]",
+    ),
     "context_length": (int, "Past steps fed. [default: two of the longest season]"),
     "cell": (str, "lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear. [default: lstm]"),
     "init": (str, "orthogonal, identity, critical, chrono, uniform or radius:0.9. [default: orthogonal]"),
@@ -74,20 +77,33 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "max_steps": (int, "Most optimiser steps of each network. [default: 1200]"),
     "time_budget": (str, "Most time for training, of all networks: 120s, 2m, 1h. [default: no limit]"),
     "seed": (int, "Of weights, windows and dropout. [default: 0]"),
-    "id_col": (str, "Column that tells series apart. [default: unique_id]"),
+    "id_col": (str, "Column that tells series apart, or several: store,item. [default: unique_id]"),
     "time_col": (str, "Column of the timestamps. [default: ds]"),
     "target_col": (str, "Column to forecast. [default: y]"),
-    "freq": (str, "Calendar step: 1h, D, MS, ... [default: read off the timestamps]"),
+    "freq": (str, "Calendar step: 1h, D, MS, ...; rows: each row is one step. [default: read off the timestamps]"),
     "static": (str, "Columns that are constant within a series: a,b."),
     "future": (str, "Columns that are known ahead: c,d."),
     "past": (str, "Columns that are known up to now: e,f."),
     "fill_gaps": (bool, "Insert the rows that are missing, with a missing value."),
+    "wide": (bool, "The table has one column per series, instead of an id column."),
+    "snap": (bool, "Round timestamps to the nearest step of the grid."),
+    "tz": (str, "Time zone of local timestamps: Europe/Vienna. [default: none]"),
+    "sep": (str, "Character between fields. [default: detected]"),
+    "decimal": (str, "Decimal mark, . or a comma. [default: detected]"),
+    "thousands": (str, "Thousands separator. [default: detected]"),
+    "date_format": (str, "Format of the timestamps: %d.%m.%Y. [default: detected]"),
+    "encoding": (str, "Encoding of a text file. [default: UTF-8]"),
+    "max_rows": (int, "Largest number of rows to read. [default: 100000000]"),
 }
-_COLUMN_OPTIONS = ("horizon", "season_length", "id_col", "time_col", "target_col", "freq", "static", "future", "past")
+# Those of TableOptions: all that a command needs which reads a table and trains nothing.
+_TABLE_OPTIONS = ("horizon", "season_length", *list(_OPTIONS)[list(_OPTIONS).index("id_col") :])
 
 
-def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options of `Config` behind its own parameters; it receives them as one `config`."""
+def takes_options(*names: str, table_only: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options of `Config` after its own parameters; it receives them as one `config`.
+
+    Options of a table alone become `TableOptions`, which need no torch.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
@@ -101,7 +117,7 @@ def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         @wraps(command)
         def run(**given: Any) -> None:
             texts = {name: given.pop(name) for name in names}
-            command(config=_config(texts), **given)
+            command(config=_options(texts, table_only=table_only), **given)
 
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *options]]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -118,18 +134,24 @@ def _parameter(name: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _config(texts: dict[str, Any]) -> Any:
-    from holdfast.forecasting import Config
+def _options(texts: dict[str, Any], *, table_only: bool) -> Any:
+    from holdfast.series import TableOptions
 
     parsers: dict[str, Callable[[str], Any]] = {
-        "season_length": lambda text: _several("season-length", text, int),
+        "season_length": lambda text: text if text == "none" else _several("season-length", text, int),
         "levels": lambda text: _several("levels", text, float),
         "bounds": lambda text: _several("bounds", text, float),
         "time_budget": _seconds,
-        **dict.fromkeys(("clip_roles", "static", "future", "past"), _names),
+        "sep": lambda text: text.replace("\\t", "\t"),
+        **dict.fromkeys(("id_col", "clip_roles", "static", "future", "past"), _names),
     }
     given = {name: text for name, text in texts.items() if text is not None}
-    return Config(**{name: parsers[name](text) if name in parsers else text for name, text in given.items()})
+    values = {name: parsers[name](text) if name in parsers else text for name, text in given.items()}
+    if table_only:
+        return TableOptions(**values)
+    from holdfast.forecasting import Config
+
+    return Config(**values)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -184,12 +206,12 @@ def demo(
 
 
 @app.command(epilog="Example: `holdfast check sales.csv --id-col shop --time-col day --target-col sold`")
-@takes_options(*_COLUMN_OPTIONS, "fill_gaps")
+@takes_options(*_TABLE_OPTIONS, table_only=True)
 def check(data: DataPath, config: Any) -> None:
-    """Say everything that is wrong with a table, or what is in it."""
-    from holdfast.forecasting.runs import describe_file
+    """Validate a table: report every problem, or summarise its contents."""
+    from holdfast.series import describe_table
 
-    for line in describe_file(config, data):
+    for line in describe_table(data, config):
         _say(out, line)
 
 
@@ -279,7 +301,7 @@ def diagnose(
 
 
 @app.command(epilog="Example: `holdfast study clip-scope --full --out study`")
-@takes_options(*_COLUMN_OPTIONS)
+@takes_options(*_TABLE_OPTIONS)
 def study(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Which study; list shows them.", show_default=False)],
     config: Any,

@@ -21,10 +21,7 @@ REFUSED = [
     *[(name, value, "whole number of at least 0") for name in ("max_steps", "seed") for value in (-1, 1.0, False)],
     ("hidden_size", None, "whole number"),
     ("seed", LARGEST_SEED + 1, "below 2^63"),
-    *[
-        ("season_length", value, "whole numbers of at least 1")
-        for value in (0, (7, 0), "24", 24.0, (True,), (24, None))
-    ],
+    *[("season_length", value, "whole numbers, or none") for value in (-1, (7, -1), "24", 24.0, (True,), (24, None))],
     *[("dropout", value, "at least 0 and below 1") for value in (-0.1, 1, math.nan, "x", None)],
     *[
         (name, value, "a number above 0")
@@ -112,8 +109,11 @@ def test_single_values_lists_and_numpy_become_plain_tuples_and_numbers(name, giv
 
 
 def test_the_seasons_that_were_given():
-    assert [Config(season_length=given).seasons_given for given in (None, (), 7, [24, 168])] == [
+    assert [Config(season_length=given).seasons_given for given in (None, (), 1, 0, "none", 7, [24, 168])] == [
         None,
+        (),
+        (),
+        (),
         (),
         (7,),
         (24, 168),

@@ -7,12 +7,13 @@ import polars as pl
 import pytest
 import torch
 from tests.forecasting.small import HORIZON, series, small, table, wave
+from tests.series.small import check as check_frame
 
 from holdfast import DataError
 from holdfast.forecasting import predict
 from holdfast.forecasting.predict import forecast_table, level_columns, predict_windows
 from holdfast.networks import probabilities_of
-from holdfast.series import Columns, check_table
+from holdfast.series import TableOptions
 from holdfast.windows import Windows
 
 LEVELS = (80, 95)
@@ -71,7 +72,7 @@ def test_a_forecast_from_a_cutoff_sees_nothing_behind_it(fitted, cutoff):
     store = fitted.prepared.store
     got = forecast_table(fitted.networks, store, fitted.windows, LEVELS, np.array([cutoff, cutoff]))
     cut = table().filter(pl.col("ds") < cutoff)
-    short = check_table(cut, Columns(), horizon=HORIZON, freq=1, categories={}).store
+    short = check_frame(cut, TableOptions(), horizon=HORIZON, freq=1, categories={}).store
     assert got.equals(forecast_table(fitted.networks, short, Windows.from_store(short), LEVELS))
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from tests.series.small import check as check_frame
 
 from holdfast.errors import DataError
-from holdfast.series import Columns, Freq, check_table, read_table
+from holdfast.series import Freq, TableOptions, read_table
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Case:
     expected: str
     got: str
     fix: str
-    columns: Columns = field(default_factory=Columns)
+    columns: TableOptions = field(default_factory=TableOptions)
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,18 +61,15 @@ CASES = {
         "unique_id,Date,y\n" + WEEK, "column 'ds'", "a column 'ds'", "'Date'", "did you mean --time-col Date?"
     ),
     "a named id column is missing": Case(
-        "shop,ds,y\n" + WEEK, "column 'shp'", "a column 'shp'", "'shop'", "--id-col shop", Columns(id="shp")
+        "shop,ds,y\n" + WEEK, "column 'shp'", "a column 'shp'", "'shop'", "--id-col shop", TableOptions(id_col="shp")
     ),
     "a covariate is misspelt": Case(
         "unique_id,ds,y,price\nA,1,1,1\nA,2,1,1\nA,3,1,1\nA,4,1,1\n",
-        "column 'prise'", "a column 'prise'", "no such column", "did you mean 'price'?", Columns(future=("prise",)),
-    ),
-    "a column has two roles": Case(
-        HEAD + WEEK, "column 'y'", "one role", "2 roles", "name it once", Columns(past=("y",))
+        "column 'prise'", "a column 'prise'", "no such column", "did you mean 'price'?", TableOptions(future=("prise",)),
     ),
     "a covariate has the name of an output column": Case(
         "unique_id,ds,sales,y\nA,1,1,1\nA,2,1,1\nA,3,1,1\nA,4,1,1\n",
-        "column 'y'", "a name that output does not use", "'y'", "rename", Columns(target="sales", past=("y",)),
+        "column 'y'", "a name that output does not use", "'y'", "rename", TableOptions(target_col="sales", past=("y",)),
     ),
     "only a header": Case(HEAD, "", "at least one row", "no rows", "check how the table was made"),
     # values
@@ -130,7 +128,7 @@ CASES = {
     ),
     "a gap where covariates would have to be invented": Case(
         "unique_id,ds,y,price\nA,1,1,1\nA,2,1,1\nA,3,1,1\nA,5,1,1\n", "times", "one row every 1", "1 after series 'A' at 3",
-        "covariates ('price'), which cannot be invented", Columns(future=("price",)), {"fill_gaps": True},
+        "covariates ('price'), which cannot be invented", TableOptions(future=("price",)), {"fill_gaps": True},
     ),
     "a typing error of 200 years": Case(
         HEAD + WEEK + "A,2204-01-08,1\n", "times", "one row every 1d", "at 2024-01-07 (line 8)",
@@ -175,25 +173,25 @@ CASES = {
     # covariates
     "a covariate with a hole": Case(
         "unique_id,ds,y,price\nA,1,1,1\nA,2,1,\nA,3,1,1\nA,4,1,1\n",
-        "column 'price'", "a finite number in every row", "nothing in line 3", "fill it in", Columns(past=("price",)),
+        "column 'price'", "a finite number in every row", "nothing in line 3", "fill it in", TableOptions(past=("price",)),
     ),
     "a future covariate that is text": Case(
         "unique_id,ds,y,day\nA,1,1,mon\nA,2,1,tue\nA,3,1,wed\nA,4,1,thu\n",
-        "column 'day'", "numbers or booleans", "String", "code it as numbers", Columns(future=("day",)),
+        "column 'day'", "numbers or booleans", "String", "code it as numbers", TableOptions(future=("day",)),
     ),
     "a static covariate that changes": Case(
         "unique_id,ds,y,region\nA,1,1,north\nA,2,1,north\nA,3,1,south\nA,4,1,north\n",
         "column 'region'", "one value within each series", "'south' of series 'A' at 3 (line 4)", "--future or --past",
-        Columns(static=("region",)),
+        TableOptions(static=("region",)),
     ),
     "a static covariate with a hole": Case(
         "unique_id,ds,y,region\nA,1,1,north\nA,2,1,\nA,3,1,north\nA,4,1,north\n",
-        "column 'region'", "a value in every row", "no value in line 3", "'unknown'", Columns(static=("region",)),
+        "column 'region'", "a value in every row", "no value in line 3", "'unknown'", TableOptions(static=("region",)),
     ),
     "a category that the model has not seen": Case(
         "unique_id,ds,y,region\nA,1,1,west\nA,2,1,west\nA,3,1,west\nA,4,1,west\n",
         "column 'region'", "a value that the model knows: 'north'; 'south'", "'west'", "fit again",
-        Columns(static=("region",)), {"categories": {"region": ["north", "south"]}},
+        TableOptions(static=("region",)), {"categories": {"region": ["north", "south"]}},
     ),
 }  # fmt: skip
 
@@ -202,7 +200,7 @@ def check(case: Case, folder: Path) -> DataError:
     path = folder / "sales.csv"
     path.write_text(case.csv)
     with pytest.raises(DataError) as caught:
-        check_table(read_table(path), case.columns, source=path.name, **{"horizon": 2, **case.options})
+        check_frame(read_table(path), case.columns, source=path.name, **{"horizon": 2, **case.options})
     return caught.value
 
 
@@ -216,7 +214,7 @@ def test_the_one_problem_of_a_table_is_told_in_four_parts(case: Case, tmp_path: 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     csv = "unique_id,ds,y,price,region\nA,1,n/a,1,n\nA,2,1,,n\n,3,1,1,n\nA,oops,1,1,s\nB,4,inf,1,s\nB,4,1,1,s\nB,5,1,1,s\nB,6,1,1,s\nB,7,1,1,s\n"
-    case = Case(csv, "", "", "", "", Columns(past=("price", "missing"), static=("region",)))
+    case = Case(csv, "", "", "", "", TableOptions(past=("price", "missing"), static=("region",)))
     told = [(problem.where.removeprefix("sales.csv, "), problem.got) for problem in check(case, tmp_path).problems]
     assert [where for where, _ in told] == [
         "column 'missing'", "column 'unique_id'", "column 'ds'", "column 'y'", "column 'y'", "column 'price'", "times",
@@ -227,7 +225,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_a_hundred_thousand_bad_rows_make_a_short_message() -> None:
     table = pl.DataFrame({"ds": np.arange(100_000), "y": ["n/a"] * 100_000})
     with pytest.raises(DataError) as caught:
-        check_table(table, Columns(), horizon=2)
+        check_frame(table, TableOptions(), horizon=2)
     assert "... and 99995 more" in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -272,9 +270,9 @@ def test_a_future_table_that_lacks_something(
         "unique_id,ds,y,price\n" + "\n".join(row for row in rows if "-04" not in row) + "\n"
     )
     with pytest.raises(DataError) as caught:
-        check_table(
+        check_frame(
             read_table(tmp_path / "main.csv"),
-            Columns(future=("price",)),
+            TableOptions(future=("price",)),
             horizon=2,
             future=read_table(tmp_path / "future.csv"),
             categories={},
@@ -288,7 +286,7 @@ def test_a_future_table_that_lacks_something(
 def test_a_future_table_without_future_covariates_is_refused() -> None:
     table = pl.DataFrame({"ds": [1, 2, 3, 4], "y": [1.0, 2, 3, 4]})
     with pytest.raises(DataError, match="name them with --future"):
-        check_table(table, Columns(), horizon=1, future=pl.DataFrame({"ds": [5]}))
+        check_frame(table, TableOptions(), horizon=1, future=pl.DataFrame({"ds": [5]}))
 
 
 FILES = {

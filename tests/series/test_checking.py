@@ -11,10 +11,11 @@ import polars.testing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.series.small import check as check_frame
 
-from holdfast.series import Checked, Columns, Freq, SeriesStore, calendar_features, check_table
+from holdfast.series import Checked, Freq, SeriesStore, TableOptions, calendar_features
 
-COLUMNS = Columns(static=("region", "size"), future=("promo",), past=("visits",))
+COLUMNS = TableOptions(static=("region", "size"), future=("promo",), past=("visits",))
 STARTS = {
     "1h": datetime(2024, 3, 30, 5),
     "1d": date(2024, 2, 20),
@@ -58,7 +59,7 @@ def same(one: SeriesStore, other: SeriesStore) -> None:
 @given(case=tables(), horizon=st.integers(1, 4))
 def test_a_store_holds_each_given_value_in_its_place(case: tuple[pl.DataFrame, str | int], horizon: int) -> None:
     table, freq = case
-    store = check_table(table, COLUMNS, horizon=horizon, freq=freq).store
+    store = check_frame(table, COLUMNS, horizon=horizon, freq=freq).store
     assert store.past_names == ("visits",)
     assert store.known_names[0] == "promo"
     rows = []
@@ -89,7 +90,7 @@ def test_a_store_holds_each_given_value_in_its_place(case: tuple[pl.DataFrame, s
 @given(case=tables(), horizon=st.integers(1, 4))
 def test_future_rows_follow_each_series(case: tuple[pl.DataFrame, str | int], horizon: int) -> None:
     table, freq = case
-    store = check_table(table, COLUMNS, horizon=horizon, freq=freq).store
+    store = check_frame(table, COLUMNS, horizon=horizon, freq=freq).store
     assert np.array_equal(np.diff(store.offsets), store.lengths + horizon)
     ahead = store.future_times()
     assert ahead.height == store.n_series * horizon
@@ -109,8 +110,8 @@ def test_future_rows_follow_each_series(case: tuple[pl.DataFrame, str | int], ho
 @given(case=tables(), seed=st.integers(0, 2**32))
 def test_the_order_of_rows_and_columns_does_not_matter(case: tuple[pl.DataFrame, str | int], seed: int) -> None:
     table, freq = case
-    straight = check_table(table.sort("unique_id", "ds"), COLUMNS, horizon=2, freq=freq)
-    shuffled = check_table(
+    straight = check_frame(table.sort("unique_id", "ds"), COLUMNS, horizon=2, freq=freq)
+    shuffled = check_frame(
         table.sample(fraction=1.0, shuffle=True, seed=seed).select(reversed(table.columns)),
         COLUMNS,
         horizon=2,
@@ -125,8 +126,8 @@ def test_the_order_of_rows_and_columns_does_not_matter(case: tuple[pl.DataFrame,
 @given(case=tables())
 def test_a_tidy_table_is_its_own_tidy_table(case: tuple[pl.DataFrame, str | int]) -> None:
     table, freq = case
-    once = check_table(table, COLUMNS, horizon=2, freq=freq)
-    twice = check_table(once.table, COLUMNS, horizon=2, freq=once.store.freq.text)
+    once = check_frame(table, COLUMNS, horizon=2, freq=freq)
+    twice = check_frame(once.table, COLUMNS, horizon=2, freq=once.store.freq.text)
     polars.testing.assert_frame_equal(once.table, twice.table)
     same(once.store, twice.store)
 
@@ -135,19 +136,19 @@ def test_a_tidy_table_is_its_own_tidy_table(case: tuple[pl.DataFrame, str | int]
 @given(case=tables(), seed=st.integers(0, 2**32))
 def test_filled_gaps_are_rows_with_a_missing_value(case: tuple[pl.DataFrame, str | int], seed: int) -> None:
     table, freq = case
-    columns = Columns(static=("region", "size"))
-    whole = check_table(table, columns, horizon=2, freq=freq)
+    columns = TableOptions(static=("region", "size"))
+    whole = check_frame(table, columns, horizon=2, freq=freq)
     first, last = table["unique_id"].is_first_distinct(), table["unique_id"].is_last_distinct()
     lost = ~first & ~last & pl.Series(np.random.default_rng(seed).random(table.height) < 0.3)
-    filled = check_table(table.filter(~lost), columns, horizon=2, freq=freq, fill_gaps=True)
+    filled = check_frame(table.filter(~lost), columns, horizon=2, freq=freq, fill_gaps=True)
     blank = table.with_columns(y=pl.when(lost).then(None).otherwise("y"))
-    same(filled.store, check_table(blank, columns, horizon=2, freq=freq).store)
+    same(filled.store, check_frame(blank, columns, horizon=2, freq=freq).store)
     polars.testing.assert_frame_equal(filled.table.drop("y"), whole.table.drop("y"))
 
 
 def test_a_sparse_series_may_be_evenly_spaced() -> None:
     rows = {"unique_id": ["a"] * 9 + ["b"] * 3, "ds": [*range(9), 0, 4, 8], "y": [1.0] * 12}
-    store = check_table(pl.DataFrame(rows), Columns(), horizon=2, fill_gaps=True).store
+    store = check_frame(pl.DataFrame(rows), TableOptions(), horizon=2, fill_gaps=True).store
     assert store.lengths.tolist() == [9, 9]
     assert np.flatnonzero(np.isfinite(store.values(1))).tolist() == [0, 4, 8]
 
@@ -168,7 +169,7 @@ IDS = [
 def test_the_type_of_ids_is_kept_and_they_are_sorted(ids: pl.Series) -> None:
     rows = ids.gather(np.repeat(np.arange(len(ids)), 5))
     table = pl.DataFrame({"unique_id": rows, "ds": list(range(5)) * len(ids), "y": np.arange(5.0 * len(ids))})
-    checked = check_table(table, Columns(), horizon=1)
+    checked = check_frame(table, TableOptions(), horizon=1)
     assert checked.store.ids.dtype == checked.table["unique_id"].dtype == ids.dtype
     assert checked.store.future_times()["unique_id"].dtype == ids.dtype
     order = ids.cast(pl.String).sort() if ids.dtype == pl.Categorical else ids.sort()
@@ -182,7 +183,7 @@ def test_the_type_of_ids_is_kept_and_they_are_sorted(ids: pl.Series) -> None:
 )
 def test_the_type_of_times_is_kept(dtype: pl.DataType) -> None:
     days = pl.Series(range(10), dtype=pl.Int32).cast(pl.Date if dtype.is_temporal() else pl.Int64).cast(dtype)
-    checked = check_table(pl.DataFrame({"ds": days, "y": np.ones(10)}), Columns(), horizon=2)
+    checked = check_frame(pl.DataFrame({"ds": days, "y": np.ones(10)}), TableOptions(), horizon=2)
     assert checked.table["ds"].dtype == checked.store.starts.dtype == checked.store.future_times()["ds"].dtype == dtype
     polars.testing.assert_series_equal(checked.table["ds"], days.alias("ds"))
 
@@ -199,7 +200,7 @@ def test_the_type_of_times_is_kept(dtype: pl.DataType) -> None:
     ids=lambda y: str(y.dtype),
 )
 def test_values_of_any_number_type_arrive_as_float64(y: pl.Series) -> None:
-    checked = check_table(pl.DataFrame({"ds": range(5), "y": y}), Columns(), horizon=1)
+    checked = check_frame(pl.DataFrame({"ds": range(5), "y": y}), TableOptions(), horizon=1)
     np.testing.assert_array_equal(checked.store.values(0), [1, 2, 3, 4, np.nan])
     assert checked.table["y"].to_list() == [1, 2, 3, 4, None]
 
@@ -220,7 +221,7 @@ def berlin(first: datetime, text: str, count: int) -> pl.Series:
     ],
 )
 def test_a_clock_change_is_no_gap(times: pl.Series, freq: str) -> None:
-    checked = check_table(pl.DataFrame({"ds": times, "y": np.ones(len(times))}), Columns(), horizon=3)
+    checked = check_frame(pl.DataFrame({"ds": times, "y": np.ones(len(times))}), TableOptions(), horizon=3)
     assert checked.store.freq == Freq(freq)
     assert checked.table["ds"].to_list() == times.to_list()
 
@@ -230,14 +231,14 @@ def test_future_covariates_land_behind_their_series() -> None:
         {"unique_id": ["b"] * 4 + ["a"] * 3, "ds": [1, 2, 3, 4, 5, 6, 7], "y": np.ones(7), "x": np.ones(7)}
     )
     future = pl.DataFrame({"x": [6, 5, 9, 8, 0], "unique_id": ["b", "b", "a", "a", "a"], "ds": [6, 5, 9, 8, 99]})
-    store = check_table(table, Columns(future=("x",)), horizon=2, future=future).store
+    store = check_frame(table, TableOptions(future=("x",)), horizon=2, future=future).store
     assert store.known[:, 0].tolist() == [1, 1, 1, 8, 9, 1, 1, 1, 1, 5, 6]
 
 
 def test_the_future_of_a_single_series_needs_no_id() -> None:
     table = pl.DataFrame({"ds": Freq("1d").range(date(2024, 1, 1), 5), "y": np.ones(5), "x": np.arange(5)})
     future = pl.DataFrame({"ds": ["2024-01-06", "2024-01-07"], "x": [True, False]})
-    store = check_table(table, Columns(future=("x",)), horizon=2, future=future).store
+    store = check_frame(table, TableOptions(future=("x",)), horizon=2, future=future).store
     assert store.known[:, 0].tolist() == [0, 1, 2, 3, 4, 1, 0]
 
 
@@ -246,17 +247,17 @@ def test_categories_of_fitting_are_those_of_use() -> None:
         ids = [f"s{i}" for i in range(len(regions)) for _ in range(5)]
         return pl.DataFrame({"unique_id": ids, "ds": [*range(5)] * len(regions), "y": 1.0, "r": np.repeat(regions, 5)})
 
-    fitted = check_table(table("south", "east", "south"), Columns(static=("r",)), horizon=1)
+    fitted = check_frame(table("south", "east", "south"), TableOptions(static=("r",)), horizon=1)
     assert fitted.categories == {"r": ["east", "south"]}
     assert fitted.store.static_names == ("r=east", "r=south")
     assert fitted.store.static.tolist() == [[0, 1], [1, 0], [0, 1]]
-    used = check_table(table("south"), Columns(static=("r",)), horizon=4, categories=fitted.categories)
+    used = check_frame(table("south"), TableOptions(static=("r",)), horizon=4, categories=fitted.categories)
     assert used.store.static.tolist() == [[0, 1]]
     assert used.store.static_names == fitted.store.static_names
 
 
 def checked(rows: dict[str, Any], **options: Any) -> Checked:
-    return check_table(pl.DataFrame(rows), Columns(), horizon=1, **options)
+    return check_frame(pl.DataFrame(rows), TableOptions(), horizon=1, **options)
 
 
 def test_what_was_done_is_noted() -> None:
@@ -276,15 +277,15 @@ def test_what_was_done_is_noted() -> None:
 
 def test_the_longest_series_needs_two_rows_more_than_the_horizon() -> None:
     rows = {"unique_id": ["a"] * 4 + ["b"], "ds": [1, 2, 3, 4, 1], "y": [1.0] * 5}
-    assert check_table(pl.DataFrame(rows), Columns(), horizon=2).store.lengths.tolist() == [4, 1]
+    assert check_frame(pl.DataFrame(rows), TableOptions(), horizon=2).store.lengths.tolist() == [4, 1]
     # a fitted model may forecast from less
-    assert check_table(pl.DataFrame(rows), Columns(), horizon=9, categories={}).store.horizon == 9
+    assert check_frame(pl.DataFrame(rows), TableOptions(), horizon=9, categories={}).store.horizon == 9
 
 
 def test_a_user_s_columns_and_values_are_left_alone() -> None:
     table = pl.DataFrame({"shop": ["b", "a"] * 3, "day": [1, 1, 2, 2, 3, 3], "sold": [1, 2, 3, 4, 5, 6]})
     before = table.clone()
-    tidy = check_table(table, Columns(id="shop", time="day", target="sold"), horizon=1).table
+    tidy = check_frame(table, TableOptions(id_col="shop", time_col="day", target_col="sold"), horizon=1).table
     polars.testing.assert_frame_equal(table, before)
     assert tidy.rows() == [("a", 1, 2), ("a", 2, 4), ("a", 3, 6), ("b", 1, 1), ("b", 2, 3), ("b", 3, 5)]
     assert tidy.columns == ["unique_id", "ds", "y"]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
+from tests.series.small import check as check_frame
 
-from holdfast.series import Columns, Freq, SeriesStore, check_table, find_seasons, m4_hourly
+from holdfast.series import Freq, SeriesStore, TableOptions, find_seasons, m4_hourly
 from holdfast.series.seasons import autocorrelation
 
 Rng = np.random.Generator
@@ -23,7 +24,7 @@ def store_of(series: Sequence[ArrayLike], freq: str | None = None) -> SeriesStor
     for number, y in enumerate(series):
         ds = Freq.parse(freq or 1).range(datetime(2024, 1, 1) if freq else 1, len(np.asarray(y)))
         parts.append(pl.DataFrame({"unique_id": f"s{number:05d}", "ds": ds, "y": np.asarray(y, dtype=np.float64)}))
-    return check_table(pl.concat(parts), Columns(), horizon=1, freq=freq or 1, categories={}).store
+    return check_frame(pl.concat(parts), TableOptions(), horizon=1, freq=freq or 1, categories={}).store
 
 
 def lengths(store: SeriesStore, given: tuple[int, ...] | None = None, holdout: int = 0) -> tuple[int, ...]:
@@ -73,7 +74,7 @@ def test_autocorrelation_of_a_walk_is_gone_after_the_window() -> None:
 
 @pytest.fixture(scope="module")
 def m4() -> SeriesStore:
-    return check_table(m4_hourly("train"), Columns(), horizon=48).store
+    return check_frame(m4_hourly("train"), TableOptions(), horizon=48).store
 
 
 @pytest.mark.parametrize("holdout", [0, 48, 96, 144, 192])

@@ -15,7 +15,7 @@ from holdfast.forecasting.fitted import Fitted
 from holdfast.forecasting.forecaster import Forecaster
 from holdfast.forecasting.metrics import mean_scores, score_table, skill
 from holdfast.reports import forecast_figure
-from holdfast.series import Columns, check_table
+from holdfast.series import RawTable, TableOptions, check_table
 from holdfast.series.datasets import m4_hourly
 from holdfast.telemetry import Outlook
 from holdfast.windows import Windows
@@ -78,7 +78,7 @@ def run_demo(
 
 
 def _held_out(fitted: Fitted, everything: pl.DataFrame) -> pl.DataFrame:
-    store = check_table(everything, Columns(), horizon=HORIZON).store
+    store = check_table(RawTable(everything), TableOptions(horizon=HORIZON)).store
     windows = Windows.from_store(store)
     cutoff_n: np.ndarray[tuple[int], np.dtype[np.int64]] = store.lengths - HORIZON
     return backtest_table(fitted.networks, store, windows, cutoff_n, fitted.prepared.config.levels)

@@ -19,9 +19,9 @@ from holdfast.forecasting.members import Member, device
 from holdfast.forecasting.metrics import mean_scores, score_table, skill
 from holdfast.forecasting.plan import make_network, training_config
 from holdfast.forecasting.predict import forecast_table
-from holdfast.forecasting.prepared import Prepared, canonical, columns_of, user_names
+from holdfast.forecasting.prepared import Prepared, canonical, user_names
 from holdfast.networks import ForecastNetwork, NetworkConfig
-from holdfast.series import Season, check_table, write_table
+from holdfast.series import RawTable, Season, check_table, write_table
 from holdfast.telemetry import Outlook, TelemetryLog
 from holdfast.training import (
     Progress,
@@ -231,14 +231,9 @@ def read_prepared(run: Path) -> tuple[Prepared, list[tuple[Config, NetworkConfig
     manifest = rundir.read_manifest(run)
     config = config_of(dict(manifest.config))
     rundir.check_files(run, {rundir.SERIES: manifest.fingerprints[rundir.SERIES]})
-    checked = check_table(
-        pl.read_parquet(run / rundir.SERIES),
-        canonical(columns_of(config)),
-        horizon=config.horizon,
-        freq=manifest.freq,
-        categories=dict(manifest.categories),
-        source=str(run / rundir.SERIES),
-    )
+    series = RawTable(pl.read_parquet(run / rundir.SERIES), source=str(run / rundir.SERIES))
+    options = replace(canonical(config), freq=manifest.freq)
+    checked = check_table(series, options, categories=dict(manifest.categories))
     seasons = tuple(Season(length, reason) for length, reason in manifest.seasons)
     prepared = Prepared(config, replace(checked, notes=manifest.notes), seasons, manifest.kind)  # type: ignore[arg-type]
     return (

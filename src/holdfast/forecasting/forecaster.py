@@ -27,8 +27,18 @@ from holdfast.forecasting.fitted import (
 )
 from holdfast.forecasting.members import plan_again, plan_members
 from holdfast.forecasting.predict import forecast_table
-from holdfast.forecasting.prepared import Prepared, columns_of, prepare, user_names
-from holdfast.series import Columns, Kind, SeriesStore, as_polars, check_table, like, read_table, write_table
+from holdfast.forecasting.prepared import Prepared, prepare, user_names
+from holdfast.series import (
+    Kind,
+    RawTable,
+    SeriesStore,
+    TableOptions,
+    check_table,
+    like,
+    open_table,
+    table_options_of,
+    write_table,
+)
 from holdfast.telemetry import Outlook
 from holdfast.windows import Windows
 
@@ -79,8 +89,7 @@ class Forecaster(Config):
         run = Path(out) if out is not None else None
         if run is not None:
             rundir.check_new(run)
-        table, kind, source = read_any(df)
-        prepared = prepare(self.config, table, kind, source=source)
+        prepared = prepare(self.config, open_table(df, self))
         members = plan_members(prepared)
         if run is not None:
             start_run(run, prepared, members)
@@ -155,8 +164,7 @@ class Forecaster(Config):
             'vanishing'
         """
         if self._fitted is None and df is not None:
-            table, kind, source = read_any(df)
-            return diagnose_case(case_before(prepare(self.config, table, kind, source=source)))
+            return diagnose_case(case_before(prepare(self.config, open_table(df, self))))
         fitted = self.fitted
         store = self._store_of(fitted.prepared, df, None)[1] if df is not None else None
         return diagnose_case(case_after(fitted, store, fitted.log.records))
@@ -245,39 +253,24 @@ class Forecaster(Config):
         return self
 
     def _store_of(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, SeriesStore]:
-        own = (user_names(self, prepared.checked.table), prepared.kind, "the table of the fit")
-        table, kind, source = own if df is None else read_any(df)
-        ahead = read_any(future)[0] if future is not None else None
-        columns = columns_of(prepared.config)
-        check_columns(columns, table, source)
-        checked = check_table(
-            table,
-            columns,
-            horizon=prepared.store.horizon,
-            freq=prepared.store.freq.text,
-            fill_gaps=self.fill_gaps,
-            future=ahead,
-            categories=prepared.checked.categories,
-            source=source,
-        )
-        return kind, checked.store
+        own = RawTable(user_names(self, prepared.checked.table), prepared.kind, "the table of the fit")
+        table = own if df is None else open_table(df, self)
+        ahead = open_table(future, self, "the future table") if future is not None else None
+        options = replace(table_options_of(prepared.config), freq=prepared.store.freq.text)
+        check_columns(options, table)
+        checked = check_table(table, options, future=ahead, categories=prepared.checked.categories)
+        return table.kind, checked.store
 
 
-def read_any(df: Any) -> tuple[pl.DataFrame, Kind, str]:
-    """A dataframe of any kind, or the path of a file: its table, its kind, and its name in errors."""
-    if isinstance(df, str | Path):
-        return read_table(df), "polars", str(df)
-    return *as_polars(df), "the table"
-
-
-def check_columns(columns: Columns, table: pl.DataFrame, source: str) -> None:
+def check_columns(options: TableOptions, table: RawTable) -> None:
     """Refuse a table that lacks a column of the fit (an id column may be missing where it has its usual name)."""
-    keys = (columns.time, columns.target) if columns.id == Columns.id else (columns.id, columns.time, columns.target)
-    lost = [name for name in (*keys, *columns.covariates) if name not in table.columns]
+    named = () if options.id_col == TableOptions.id_col else options.id_cols
+    needed, given = (*named, options.time_col, options.target_col, *options.covariates), table.frame.columns
+    lost = [name for name in needed if name not in given]
     if lost:
-        got = f"{', '.join(map(repr, table.columns))}, without {', '.join(map(repr, lost))}"
-        expected = f"the columns of the fit: {', '.join(map(repr, (*keys, *columns.covariates)))}"
-        raise DataError(Problem(source, expected, got, "rename the columns, or add those that are missing"))
+        got = f"{', '.join(map(repr, given))}, without {', '.join(map(repr, lost))}"
+        expected = f"the columns of the fit: {', '.join(map(repr, needed))}"
+        raise DataError(Problem(table.source, expected, got, "rename the columns, or add those that are missing"))
 
 
 def backtest_fitted(
@@ -287,8 +280,7 @@ def backtest_fitted(
     if not isinstance(n_windows, int) or isinstance(n_windows, bool) or n_windows < 1:
         problem = Problem("option windows", "a whole number of at least 1", repr(n_windows), "give --windows 3")
         raise OptionError(problem)
-    table, kind, source = read_any(df)
-    prepared = prepare(forecaster.config, table, kind, source=source, kept_back=n_windows)
+    prepared = prepare(forecaster.config, open_table(df, forecaster), kept_back=n_windows)
     store = prepared.store
     check_windows(store, n_windows)
     fitted = run_training(prepared, plan_members(prepared, kept_back=n_windows), show=show)

@@ -94,9 +94,9 @@ def window_name(store: SeriesStore, series: int, rows: int) -> str:
     """A window as the user knows it: the id of its series, and its cutoff as it would stand in a file.
 
     Example:
-        >>> from holdfast.series import Columns, check_table
-        >>> table = pl.DataFrame({"ds": [1, 2, 3, 4], "y": [5.0, 6.0, None, 8.0]})
-        >>> window_name(check_table(table, Columns(), horizon=2).store, 0, rows=3)
+        >>> from holdfast.series import TableOptions, check_table, open_table
+        >>> table = open_table(pl.DataFrame({"ds": [1, 2, 3, 4], "y": [5.0, 6.0, None, 8.0]}))
+        >>> window_name(check_table(table, TableOptions(horizon=2)).store, 0, rows=3)
         "series 'series', cutoff 3"
     """
     cutoff = csv_text(pl.DataFrame([store.times(series, rows - 1, rows)])).split()

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from holdfast.errors import DataError, Problem
 from holdfast.forecasting.config import Config
-from holdfast.series import Checked, Columns, Kind, Season, SeriesStore, check_table, find_seasons
+from holdfast.series import (
+    Checked,
+    Kind,
+    RawTable,
+    Season,
+    SeriesStore,
+    TableOptions,
+    check_table,
+    seasons_of,
+    table_options_of,
+)
 
 
 @dataclass(frozen=True)
@@ -33,18 +43,6 @@ class Prepared:
     def store(self) -> SeriesStore:
         """The series."""
         return self.checked.store
-
-
-def columns_of(config: Config) -> Columns:
-    """The column names of a configuration."""
-    return Columns(
-        id=config.id_col,
-        time=config.time_col,
-        target=config.target_col,
-        static=config.static,
-        future=config.future,
-        past=config.past,
-    )
 
 
 def check_target(config: Config, store: SeriesStore, source: str) -> None:
@@ -71,39 +69,30 @@ def check_target(config: Config, store: SeriesStore, source: str) -> None:
         raise DataError(Problem(where, expected, got, f"give {fix}, or correct the values"))
 
 
-def canonical(columns: Columns) -> Columns:
-    """The same covariates beside the canonical names, as `Checked.table` has them."""
-    return replace(columns, id="unique_id", time="ds", target="y")
-
-
-def prepare(
-    config: Config, table: pl.DataFrame, kind: Kind, *, source: str = "the table", kept_back: int = 0
-) -> Prepared:
+def prepare(config: Config, table: RawTable, *, kept_back: int = 0) -> Prepared:
     """Check a table and find its seasons.
 
     Args:
         config: The options.
-        table: Long table.
-        kind: Kind of dataframe that it came from.
-        source: Name of the table in errors.
+        table: As it was brought.
         kept_back: Windows at the end of each series that may not be looked at (a backtest).
     """
-    checked = check_table(
-        table,
-        columns_of(config),
-        horizon=config.horizon,
-        freq=config.freq,
-        fill_gaps=config.fill_gaps,
-        source=source,
-    )
-    check_target(config, checked.store, source)
+    checked = check_table(table, table_options_of(config))
+    check_target(config, checked.store, table.source)
     horizon = checked.store.horizon
-    seasons = find_seasons(checked.store, config.seasons_given, holdout=horizon * (kept_back + 1))
+    seasons = seasons_of(checked.store, config, holdout=horizon * (kept_back + 1))
     config = replace(config, horizon=horizon, freq=checked.store.freq.text)
-    return Prepared(config, checked, seasons, kind)
+    return Prepared(config, checked, seasons, table.kind)
+
+
+def canonical(config: Config) -> TableOptions:
+    """How to read the tidy table of a fit again: the same covariates next to the canonical names."""
+    return TableOptions(
+        horizon=config.horizon, freq=config.freq, static=config.static, future=config.future, past=config.past
+    )
 
 
 def user_names(config: Config, table: pl.DataFrame) -> pl.DataFrame:
     """A table with the user's own column names instead of the canonical ones."""
-    names = {"unique_id": config.id_col, "ds": config.time_col, "y": config.target_col}
+    names = {"unique_id": config.id_name, "ds": config.time_col, "y": config.target_col}
     return table.rename({old: new for old, new in names.items() if old in table.columns})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from holdfast.errors import OptionError, Problem
@@ -14,9 +13,8 @@ from holdfast.forecasting.config import Config
 from holdfast.forecasting.diagnosis import case_of_run, diagnose_case, diagnosis_panels
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
 from holdfast.forecasting.metrics import mean_scores, score_table
-from holdfast.forecasting.prepared import prepare
 from holdfast.reports import flow_figure
-from holdfast.series import read_table, write_table
+from holdfast.series import write_table
 from holdfast.telemetry import Outlook
 
 Show = Callable[[Outlook], None]
@@ -44,7 +42,7 @@ def backtest_file(
     fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
     scores = score_table(table, fitted.prepared.checked.table, fitted.network.config.naive_season, config.levels)
     if out is not None:
-        write_table(scores.rename({"unique_id": config.id_col}), out)
+        write_table(scores.rename({"unique_id": config.id_name}), out)
     return mean_scores(scores)
 
 
@@ -86,19 +84,3 @@ def check_place(out: Path, endings: tuple[str, str] = (".csv", ".parquet"), opti
     if out.suffix not in endings or not out.parent.is_dir():
         expected, got = f"a file that ends in {' or '.join(endings)}, in a folder that is there", repr(str(out))
         raise OptionError(Problem(f"option {option}", expected, got, "change its name, or create the folder first"))
-
-
-def describe_file(config: Config, data: Path) -> list[str]:
-    """What is in a table, one thing per line; everything that is wrong with it is raised."""
-    prepared = prepare(config, read_table(data), "polars", source=str(data))
-    store = prepared.store
-    rows, shortest, longest = int(store.lengths.sum()), int(store.lengths.min()), int(store.lengths.max())
-    missing = rows - int(np.isfinite(store.y).sum())
-    return [
-        f"{store.n_series:,} series, {rows:,} rows; {shortest:,} to {longest:,} rows per series",
-        f"frequency {store.freq.text}",
-        f"missing values: {missing:,}",
-        *(f"season {season.length}: {season.reason}" for season in prepared.seasons),
-        *prepared.checked.notes,
-        "good: nothing stands in the way of a fit",
-    ]

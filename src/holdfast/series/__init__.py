@@ -3,27 +3,35 @@
 from holdfast.series.calendar import Freq, calendar_features, infer_freq, unseen_cycles
 from holdfast.series.checking import Checked, check_table
 from holdfast.series.datasets import m4_hourly
-from holdfast.series.reading import Kind, as_polars, csv_text, like, read_table, write_table
-from holdfast.series.seasons import Season, find_seasons
+from holdfast.series.describe import describe_table
+from holdfast.series.frames import Kind, as_polars, like
+from holdfast.series.options import TableOptions, table_options_of
+from holdfast.series.reading import csv_text, read_table, write_table
+from holdfast.series.seasons import Season, find_seasons, seasons_of
 from holdfast.series.store import SeriesStore
-from holdfast.series.values import Columns
+from holdfast.series.table import RawTable, open_table
 
 __all__ = [
     "Checked",
-    "Columns",
     "Freq",
     "Kind",
+    "RawTable",
     "Season",
     "SeriesStore",
+    "TableOptions",
     "as_polars",
     "calendar_features",
     "check_table",
     "csv_text",
+    "describe_table",
     "find_seasons",
     "infer_freq",
     "like",
     "m4_hourly",
+    "open_table",
     "read_table",
+    "seasons_of",
+    "table_options_of",
     "unseen_cycles",
     "write_table",
 ]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from holdfast.series.calendar import calendar_features
 from holdfast.series.findings import Findings, listed
 from holdfast.series.grid import Grid
+from holdfast.series.options import TableOptions
 from holdfast.series.store import SeriesStore
 from holdfast.series.times import Ints
-from holdfast.series.values import Columns
 
 Floats = NDArray[np.float32]
 Number = TypeVar("Number", np.float32, np.float64)
@@ -109,12 +109,12 @@ def _check_known(values: pl.Series, known: list[str], findings: Findings) -> Non
         findings.report(f"column {values.name!r}", expected=expected, got=listed(unknown), fix=fix)
 
 
-def build_store(placed: Placed, columns: Columns, static: Static, future: Floats | None) -> SeriesStore:
+def build_store(placed: Placed, options: TableOptions, static: Static, future: Floats | None) -> SeriesStore:
     """All arrays of a store; `future` holds the future covariates of the future rows, if they are known."""
     grid, offsets = placed.grid, placed.offsets
     rows = np.diff(offsets)
     steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], rows)
-    known = placed.spread(_matrix(placed, columns.future))
+    known = placed.spread(_matrix(placed, options.future))
     if future is not None:
         known[steps >= np.repeat(grid.lengths, rows)] = future
     times = grid.freq.at(grid.starts.gather(np.repeat(np.arange(len(rows)), rows)), steps)
@@ -125,18 +125,18 @@ def build_store(placed: Placed, columns: Columns, static: Static, future: Floats
         offsets=offsets,
         lengths=grid.lengths,
         y=placed.spread(placed.y.to_numpy()),
-        past=placed.spread(_matrix(placed, columns.past)),
+        past=placed.spread(_matrix(placed, options.past)),
         known=np.concatenate([known, features], axis=1),
         static=static.values,
-        past_names=tuple(columns.past),
-        known_names=(*columns.future, *names),
+        past_names=tuple(options.past),
+        known_names=(*options.future, *names),
         static_names=static.names,
         freq=grid.freq,
         horizon=placed.horizon,
     )
 
 
-def build_table(placed: Placed, columns: Columns, given: pl.DataFrame) -> pl.DataFrame:
+def build_table(placed: Placed, options: TableOptions, given: pl.DataFrame) -> pl.DataFrame:
     """The tidy table: every row of the grid, covariates as they were given."""
     grid = placed.grid
     series = np.repeat(np.arange(len(grid.ids)), grid.lengths)
@@ -151,7 +151,7 @@ def build_table(placed: Placed, columns: Columns, given: pl.DataFrame) -> pl.Dat
             grid.ids.gather(series).alias("unique_id"),
             ds.alias("ds"),
             placed.y.fill_nan(None).gather(source).alias("y"),
-            *(given[name].gather(start if name in columns.static else source) for name in columns.covariates),
+            *(given[name].gather(start if name in options.static else source) for name in options.covariates),
         ]
     )
 

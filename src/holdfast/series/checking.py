@@ -9,13 +9,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from holdfast.errors import DataError, OptionError, Problem
+from holdfast.errors import DataError
 from holdfast.series.building import Placed, build_store, build_table, code_static
 from holdfast.series.findings import Findings, listed
 from holdfast.series.future import read_future
 from holdfast.series.grid import GapRule, Grid, place_rows
+from holdfast.series.options import TableOptions
 from holdfast.series.store import SeriesStore
-from holdfast.series.values import Columns, read_values
+from holdfast.series.table import RawTable
+from holdfast.series.values import read_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +31,9 @@ class Checked:
         categories: The values of each static text column, sorted: what one-hot coding was made from.
 
     Example:
-        >>> table = pl.DataFrame({"ds": [1, 2, 3], "y": [4.0, 5.0, 6.0], "kind": ["new", "new", "new"]})
-        >>> check_table(table, Columns(static=("kind",)), horizon=1).categories
+        >>> from holdfast.series import open_table
+        >>> table = open_table(pl.DataFrame({"ds": [1, 2, 3], "y": [4.0, 5.0, 6.0], "kind": ["new", "new", "new"]}))
+        >>> check_table(table, TableOptions(static=("kind",), horizon=1)).categories
         {'kind': ['new']}
     """
 
@@ -41,15 +44,11 @@ class Checked:
 
 
 def check_table(
-    table: pl.DataFrame,
-    columns: Columns,
+    table: RawTable,
+    options: TableOptions,
     *,
-    horizon: int | None,
-    freq: str | int | None = None,
-    fill_gaps: bool = False,
-    future: pl.DataFrame | None = None,
+    future: RawTable | None = None,
     categories: Mapping[str, Sequence[str]] | None = None,
-    source: str = "the table",
 ) -> Checked:
     """Check a long table, and turn it into series on a regular grid.
 
@@ -58,56 +57,49 @@ def check_table(
 
     Args:
         table: Rows of all series.
-        columns: Which column is what.
-        horizon: Steps to forecast; None: the usual number for the calendar step.
-        freq: Calendar step; None reads it off the times.
-        fill_gaps: Insert missing rows, with a missing y; otherwise they are refused.
-        future: Future covariates for the `horizon` steps behind each series.
+        options: Which column is what, the calendar step, the horizon.
+        future: Future covariates for the `horizon` steps after each series.
         categories: None to fit a model, and `Checked.categories` from then to use it: other values are refused.
-        source: The name of the table in errors; rows of one that ends in .csv are counted as lines of the file.
 
     Raises:
         DataError: With every problem of the table.
-        OptionError: If the horizon is not a whole number of at least 1.
 
     Example:
-        >>> table = pl.DataFrame({"unique_id": ["b", "a", "a", "a"], "ds": [1, 3, 1, 2], "y": [9, 3, 1, None]})
-        >>> checked = check_table(table, Columns(), horizon=1)
+        >>> from holdfast.series import open_table
+        >>> frame = pl.DataFrame({"unique_id": ["b", "a", "a", "a"], "ds": [1, 3, 1, 2], "y": [9, 3, 1, None]})
+        >>> checked = check_table(open_table(frame), TableOptions(horizon=1))
         >>> checked.table.rows()
         [('a', 1, 1.0), ('a', 2, None), ('a', 3, 3.0), ('b', 1, 9.0)]
         >>> checked.notes
         ('sorted by time (rows that stood below a later one of their series: 1)',)
     """
-    if horizon is not None and (isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1):
-        fix = "give for instance --horizon 24"
-        raise OptionError(Problem("option --horizon", "a whole number of at least 1", repr(horizon), fix))
-    findings = Findings(source)
-    values = read_values(table, columns, findings)
-    gaps = GapRule(fill_gaps, (*columns.future, *columns.past))
-    grid = place_rows(values.ids, values.times, freq, gaps, findings)
-    static = known = None
+    findings = Findings(table.source, notes=list(table.notes))
+    values = read_values(table.frame, options, findings)
+    gaps = GapRule(options.fill_gaps, (*options.future, *options.past))
+    grid = place_rows(values.ids, values.times, options.freq, gaps, findings)
+    horizon, static, known = options.horizon, None, None
     if grid is not None:
         horizon = horizon or grid.freq.horizon
         if categories is None:
             _check_lengths(grid, horizon, findings)
         _check_observed(grid, values.y, findings)
-        static = code_static(grid, values.covariates, columns.static, categories, findings)
-        known = _read_future(future, columns, grid, horizon, findings)
+        static = code_static(grid, values.covariates, options.static, categories, findings)
+        known = _read_future(future, options, grid, horizon, findings)
     if findings.problems or grid is None or horizon is None or static is None or values.y is None:
         raise DataError(findings.problems)
     placed = Placed(grid, values.y, values.covariates, horizon)
-    store = build_store(placed, columns, static, known)
-    return Checked(store, build_table(placed, columns, table), tuple(findings.notes), static.categories)
+    store = build_store(placed, options, static, known)
+    return Checked(store, build_table(placed, options, table.frame), tuple(findings.notes), static.categories)
 
 
 def _read_future(
-    future: pl.DataFrame | None, columns: Columns, grid: Grid, horizon: int, findings: Findings
+    future: RawTable | None, options: TableOptions, grid: Grid, horizon: int, findings: Findings
 ) -> NDArray[np.float32] | None:
     """Future covariates of the future rows; None without a table."""
     if future is None:
         return None
-    behind = Findings("the future table")
-    known = read_future(future, columns, grid, horizon, behind)
+    behind = Findings(future.source)
+    known = read_future(future.frame, options, grid, horizon, behind)
     findings.problems.extend(behind.problems)
     return known
 

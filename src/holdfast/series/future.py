@@ -8,25 +8,26 @@ from numpy.typing import NDArray
 
 from holdfast.series.findings import Findings, listed
 from holdfast.series.grid import Grid, sort_key
+from holdfast.series.options import TableOptions
 from holdfast.series.times import Ints
-from holdfast.series.values import ONE_SERIES, Columns, read_ids, read_numbers, read_times
+from holdfast.series.values import ONE_SERIES, read_ids, read_numbers, read_times
 
 
 def read_future(
-    future: pl.DataFrame, columns: Columns, grid: Grid, horizon: int, findings: Findings
+    future: pl.DataFrame, options: TableOptions, grid: Grid, horizon: int, findings: Findings
 ) -> NDArray[np.float32] | None:
     """Future covariates of the `horizon` steps behind each series; rows of other times are left alone.
 
     Returns:
         float32 [n * horizon, number of future covariates], or None where something is missing.
     """
-    if not columns.future:
+    if not options.future:
         got, fix = "none named", "name them with --future, or leave the future table out"
         findings.report("", expected="future covariates to read from it", got=got, fix=fix)
         return None
     before = len(findings.problems)
-    keys = _read_keys(future, columns, grid, findings)
-    numbers = [read_numbers(future[name], findings) for name in columns.future if name in future.columns]
+    keys = _read_keys(future, options, grid, findings)
+    numbers = [read_numbers(future[name], findings) for name in options.future if name in future.columns]
     if keys is None or len(findings.problems) > before:
         return None
     wanted = _wanted(grid, horizon)
@@ -44,25 +45,25 @@ def read_future(
     return np.asarray(values[given.sort("place")["row"].to_numpy()])
 
 
-def _read_keys(future: pl.DataFrame, columns: Columns, grid: Grid, findings: Findings) -> pl.DataFrame | None:
+def _read_keys(future: pl.DataFrame, options: TableOptions, grid: Grid, findings: Findings) -> pl.DataFrame | None:
     """Keys of the rows, in the types of the main table."""
-    one_series = columns.id not in future.columns and grid.ids.to_list() == [ONE_SERIES]
-    needed = (columns.time, *columns.future) if one_series else (columns.id, columns.time, *columns.future)
+    one_series = options.id_name not in future.columns and grid.ids.to_list() == [ONE_SERIES]
+    needed = (options.time_col, *options.future) if one_series else (options.id_name, options.time_col, *options.future)
     for name in needed:
         if name not in future.columns:
             got = f"no such column among {', '.join(repr(column) for column in future.columns)}"
             findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix="add it to this table")
-    if any(name not in future.columns for name in needed[: len(needed) - len(columns.future)]):
+    if any(name not in future.columns for name in needed[: len(needed) - len(options.future)]):
         return None
     if one_series:
         ids: pl.Series | None = pl.Series([ONE_SERIES]).new_from_index(0, future.height)
     else:
-        ids = read_ids(future[columns.id], findings)
-    times = read_times(future[columns.time], findings)
+        ids = read_ids(future[options.id_name], findings)
+    times = read_times(future[options.time_col], findings)
     if ids is None or times is None:
         return None
-    ids = _as(sort_key(ids), sort_key(grid.ids).dtype, columns.id, findings)
-    times = _as(times, grid.times.dtype, columns.time, findings)
+    ids = _as(sort_key(ids), sort_key(grid.ids).dtype, options.id_name, findings)
+    times = _as(times, grid.times.dtype, options.time_col, findings)
     return pl.DataFrame({"id": ids, "ds": times})
 
 

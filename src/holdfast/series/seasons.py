@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.series.options import TableOptions
 from holdfast.series.store import SeriesStore
 
 Floats = NDArray[np.float64]
@@ -65,7 +66,7 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
 
     Args:
         store: The series.
-        given: Season lengths that the user knows, the most important one first; None for the usual ones.
+        given: Season lengths that the user knows, the most important one first; None for the usual ones, () for none.
         holdout: Last rows of each series that must not be looked at.
 
     Returns:
@@ -73,9 +74,10 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
 
     Example:
         >>> import polars as pl
-        >>> from holdfast.series import Columns, check_table
+        >>> from holdfast.series import TableOptions, check_table, open_table
         >>> y = 10 + np.tile([3.0, 1.0, 0.0, 0.0, 1.0, 5.0, 7.0], 20) + np.random.default_rng(0).normal(size=140)
-        >>> store = check_table(pl.DataFrame({"ds": np.arange(140), "y": y}), Columns(), horizon=7).store
+        >>> table = open_table(pl.DataFrame({"ds": np.arange(140), "y": y}))
+        >>> store = check_table(table, TableOptions(horizon=7)).store
         >>> find_seasons(store)
         (Season(length=7, reason='found: autocorrelation 0.87 at lag 7, in 1 of 1 series'),)
     """
@@ -89,6 +91,29 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
         seasons.append(found)
         chosen.append(found.length)
     return tuple(seasons)
+
+
+def seasons_of(store: SeriesStore, options: TableOptions, holdout: int) -> tuple[Season, ...]:
+    """The seasons that a user's options leave to be found.
+
+    Args:
+        store: The series.
+        options: With the season lengths that the user gave, if any.
+        holdout: Last rows of each series that must not be looked at.
+
+    Returns:
+        The seasons, the most important one first; none where the user said that there is none.
+
+    Example:
+        >>> import polars as pl
+        >>> from holdfast.series import check_table, open_table
+        >>> options = TableOptions(horizon=7, season_length="none")
+        >>> table = open_table(pl.DataFrame({"ds": range(140), "y": [k % 7 for k in range(140)]}))
+        >>> store = check_table(table, options).store
+        >>> seasons_of(store, options, holdout=7)
+        ()
+    """
+    return find_seasons(store, options.seasons_given, holdout) if options.look_for_seasons else ()
 
 
 def autocorrelation(values: Floats, window: int, max_lag: int) -> Floats:
@@ -125,8 +150,8 @@ def autocorrelation(values: Floats, window: int, max_lag: int) -> Floats:
 
 def _expected(store: SeriesStore, given: tuple[int, ...] | None, holdout: int) -> list[Season]:
     """The given or usual seasons: the first one always, the others if the data hold two of them."""
-    source = "given" if given else f"usual for {store.freq.text} data"
-    lengths = tuple(dict.fromkeys(given or store.freq.seasons))
+    source = f"usual for {store.freq.text} data" if given is None else "given"
+    lengths = tuple(dict.fromkeys(store.freq.seasons if given is None else given))
     rows = max(int(store.lengths.max()) - holdout, 0)
     kept = [length for length in lengths if 2 * length <= rows or length == lengths[0]]
     left_out = [str(length) for length in lengths if length not in kept]

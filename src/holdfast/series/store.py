@@ -32,9 +32,9 @@ class SeriesStore:
         horizon: Future rows behind each series.
 
     Example:
-        >>> from holdfast.series import Columns, check_table
-        >>> table = pl.DataFrame({"ds": [1, 2, 3, 4], "y": [5.0, 6.0, None, 8.0]})
-        >>> store = check_table(table, Columns(), horizon=2).store
+        >>> from holdfast.series import TableOptions, check_table, open_table
+        >>> table = open_table(pl.DataFrame({"ds": [1, 2, 3, 4], "y": [5.0, 6.0, None, 8.0]}))
+        >>> store = check_table(table, TableOptions(horizon=2)).store
         >>> store.offsets.tolist(), store.values(0).tolist(), store.times(0, 3, 6).to_list()
         ([0, 6], [5.0, 6.0, nan, 8.0], [4, 5, 6])
     """

@@ -9,45 +9,16 @@ from difflib import get_close_matches
 import polars as pl
 
 from holdfast.series.findings import Findings, listed
+from holdfast.series.options import TableOptions
 from holdfast.series.times import parse_times
 
 TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
 ONE_SERIES = "series"
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column is what.
-
-    Attributes:
-        id: Key of the series; a table without a column `unique_id` is one series.
-        time: Timestamps.
-        target: Values to forecast.
-        static: Covariates that are constant within a series: numbers, text or booleans.
-        future: Covariates that are known ahead: numbers or booleans.
-        past: Covariates that are known up to now: numbers or booleans.
-
-    Example:
-        >>> Columns(id="shop", target="sales", static=("region",)).by_option["--target-col"]
-        'sales'
-    """
-
-    id: str = "unique_id"
-    time: str = "ds"
-    target: str = "y"
-    static: tuple[str, ...] = ()
-    future: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()
-
-    @property
-    def covariates(self) -> tuple[str, ...]:
-        """All covariates: static, future, past."""
-        return (*self.static, *self.future, *self.past)
-
-    @property
-    def by_option(self) -> dict[str, str]:
-        """The three key columns by the option that names them."""
-        return {"--id-col": self.id, "--time-col": self.time, "--target-col": self.target}
+def by_option(options: TableOptions) -> dict[str, str]:
+    """The three key columns by the option that names them."""
+    return {"--id-col": options.id_name, "--time-col": options.time_col, "--target-col": options.target_col}
 
 
 @dataclass(frozen=True)
@@ -67,47 +38,44 @@ class Values:
     covariates: pl.DataFrame
 
 
-def read_values(table: pl.DataFrame, columns: Columns, findings: Findings) -> Values:
+def read_values(table: pl.DataFrame, options: TableOptions, findings: Findings) -> Values:
     """Read every column that has a use, and report all that cannot be used."""
-    _check_names(table, columns, findings)
+    _check_names(table, options, findings)
     ids, times, y = None, None, None
     if table.is_empty():
         findings.report("", expected="at least one row", got="no rows", fix="check how the table was made")
         return Values(None, None, None, pl.DataFrame())
-    if columns.id in table.columns:
-        ids = read_ids(table[columns.id], findings)
-    elif columns.id == Columns.id:
+    if options.id_name in table.columns:
+        ids = read_ids(table[options.id_name], findings)
+    elif options.id_name == TableOptions.id_col:
         ids = pl.Series("unique_id", [ONE_SERIES]).new_from_index(0, table.height)
         findings.notes.append(f"no column 'unique_id': all rows are one series, called {ONE_SERIES!r}")
-    if columns.time in table.columns:
-        times = read_times(table[columns.time], findings)
-    if columns.target in table.columns:
-        y = _read_target(table[columns.target], findings)
-    varying = (*columns.future, *columns.past)
+    if options.time_col in table.columns:
+        times = read_times(table[options.time_col], findings)
+    if options.target_col in table.columns:
+        y = _read_target(table[options.target_col], findings)
+    varying = (*options.future, *options.past)
     read = {name: read_numbers(table[name], findings) for name in varying if name in table.columns}
-    read |= {name: _read_static(table[name], findings) for name in columns.static if name in table.columns}
+    read |= {name: _read_static(table[name], findings) for name in options.static if name in table.columns}
     return Values(ids, times, y, pl.DataFrame([column for column in read.values() if column is not None]))
 
 
-def _check_names(table: pl.DataFrame, columns: Columns, findings: Findings) -> None:
+def _check_names(table: pl.DataFrame, options: TableOptions, findings: Findings) -> None:
     """Report columns that are missing, used twice or in the way."""
-    for option, name in columns.by_option.items():
-        if name not in table.columns and (option, name) != ("--id-col", Columns.id):
-            near = _near(name, option, table, columns)
+    for option, name in by_option(options).items():
+        if name not in table.columns and (option, name) != ("--id-col", TableOptions.id_col):
+            near = _near(name, option, table, options)
             fix = f"did you mean {option} {near}?" if near else f"name the column with {option}"
             _report_missing(name, table, fix, findings)
-    for name in columns.covariates:
+    for name in options.covariates:
         if name not in table.columns:
             close = get_close_matches(name.lower(), [other.lower() for other in table.columns], n=1)
             near = next((other for other in table.columns if [other.lower()] == close), None)
             _report_missing(name, table, f"did you mean {near!r}?" if near else "correct its name", findings)
-        if name in ("unique_id", "ds", "y") and name not in columns.by_option.values():
+        if name in ("unique_id", "ds", "y") and name not in by_option(options).values():
             fix = "rename this column"
             findings.report(f"column {name!r}", expected="a name that output does not use", got=repr(name), fix=fix)
-    used = (*columns.by_option.values(), *columns.covariates)
-    for name in dict.fromkeys(name for name in used if used.count(name) > 1):
-        got = f"{name!r} in {used.count(name)} roles"
-        findings.report(f"column {name!r}", expected="one role for each column", got=got, fix="name it once")
+    used = (*by_option(options).values(), *options.covariates)
     unused = [name for name in table.columns if name not in used and name]
     if unused:
         findings.notes.append(f"columns not used: {', '.join(unused)}")
@@ -221,9 +189,9 @@ def _report_missing(name: str, table: pl.DataFrame, fix: str, findings: Findings
     findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix=fix)
 
 
-def _near(name: str, option: str, table: pl.DataFrame, columns: Columns) -> str | None:
+def _near(name: str, option: str, table: pl.DataFrame, options: TableOptions) -> str | None:
     """The column that was probably meant: alike in name, or the only one of the right type."""
-    used = (*columns.by_option.values(), *columns.covariates)
+    used = (*by_option(options).values(), *options.covariates)
     free = [other for other in table.columns if other not in used]
     lower = {other.lower(): other for other in free}
     synonyms: dict[str, Sequence[str]] = {

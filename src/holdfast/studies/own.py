@@ -16,7 +16,7 @@ from holdfast.forecasting import Config
 from holdfast.forecasting.backtest import check_windows
 from holdfast.forecasting.config import config_facts
 from holdfast.forecasting.prepared import prepare
-from holdfast.series import read_table
+from holdfast.series import open_table
 from holdfast.studies.catalogue import FIT, Study
 from holdfast.studies.grid import Trial, grid
 from holdfast.studies.statistics import capped, paired
@@ -45,7 +45,7 @@ def check_own(study: Study, data: Path, config: Config) -> dict[str, Any]:
     if study.own is None:
         fix = f"leave --data out, or run: holdfast study clip-scope --data {data}"
         raise OptionError(Problem("option --data", "a study of fits: clip-scope or threshold", study.name, fix))
-    prepared = prepare(config, read_table(data), "polars", source=str(data), kept_back=1)
+    prepared = prepare(config, open_table(data, config), kept_back=1)
     check_windows(prepared.store, 1)
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
     return {"data": str(data.resolve()), "sha256": digest, "options": _given(config)}

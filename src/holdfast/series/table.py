@@ -1,0 +1,61 @@
+"""A table as somebody brings it: a file, standard input, or a dataframe of any kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from holdfast.series.frames import Kind, as_polars
+from holdfast.series.options import TableOptions
+from holdfast.series.reading import read_table
+
+
+@dataclass(frozen=True, eq=False)
+class RawTable:
+    """A table that was brought, before it is checked.
+
+    Attributes:
+        frame: Its rows, in the order in which they came.
+        kind: Kind of dataframe that it came as, and that forecasts are returned as.
+        source: Its name in errors. Rows of a text file are counted as lines, with the header as line 1; rows of
+            anything else are counted from 0.
+        notes: What was found out while reading it, and should be known.
+
+    Example:
+        >>> RawTable(pl.DataFrame({"ds": [1], "y": [2.0]}), source="sales.csv").frame.height
+        1
+    """
+
+    frame: pl.DataFrame
+    kind: Kind = "polars"
+    source: str = "the table"
+    notes: tuple[str, ...] = ()
+
+
+def open_table(brought: Any, options: TableOptions | None = None, source: str = "the table") -> RawTable:
+    """Read a table, whatever it comes as.
+
+    Args:
+        brought: Path of a file, or a dataframe of pandas, polars or pyarrow.
+        options: How to read it.
+        source: Its name in errors; a file is called by its path.
+
+    Returns:
+        The rows as they are; nothing in them is checked yet.
+
+    Raises:
+        DataError: If it is not a table.
+
+    Example:
+        >>> import pandas as pd
+        >>> open_table(pd.DataFrame({"ds": [1, 2], "y": [3.0, 4.0]})).frame.rows()
+        [(1, 3.0), (2, 4.0)]
+    """
+    options = options or TableOptions()
+    if isinstance(brought, str | Path):
+        return RawTable(read_table(brought), "polars", str(brought))
+    frame, kind = as_polars(brought)
+    return RawTable(frame, kind, source)

@@ -1,0 +1,24 @@
+"""A check of a plain frame, with the options of the table by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from holdfast.series import Checked, RawTable, TableOptions, check_table
+
+
+def check(
+    frame: pl.DataFrame,
+    options: TableOptions | None = None,
+    *,
+    source: str = "the table",
+    future: pl.DataFrame | None = None,
+    categories: Any = None,
+    **more: Any,
+) -> Checked:
+    ahead = None if future is None else RawTable(future, source="the future table")
+    options = replace(options or TableOptions(), **more)
+    return check_table(RawTable(frame, source=source), options, future=ahead, categories=categories)
