@@ -27,7 +27,7 @@ from holdfast.flow import FlowProbe
 from holdfast.forecasting.members import plan
 from holdfast.forecasting.plan import training_config
 from holdfast.forecasting.prepared import prepare
-from holdfast.series import m4_hourly
+from holdfast.series import RawTable, m4_hourly
 from holdfast.telemetry import TelemetryLog
 from holdfast.training import train
 
@@ -36,7 +36,7 @@ Side = Callable[[bool], tuple[float, int, float]]  # with the probe or without: 
 
 def fit_side(steps: int) -> Side:
     """A fit with the defaults, without what comes before and after its loop."""
-    prepared = prepare(Config(horizon=48, season_length=24, max_steps=steps), m4_hourly("train"), "polars")
+    prepared = prepare(Config(horizon=48, season_length=24, max_steps=steps), RawTable(m4_hourly("train")))
     config = training_config(prepared.config)
 
     def run(probed: bool) -> tuple[float, int, float]:

@@ -24,12 +24,13 @@ from holdfast.forecasting.members import plan
 from holdfast.forecasting.plan import context_and_segment, training_config
 from holdfast.forecasting.prepared import prepare
 from holdfast.networks import anchor_forecasts, candidate_anchors
+from holdfast.series import RawTable
 from holdfast.training import split_series
 from holdfast.windows import Sampler, Windows
 
 
 def prepared(frame, **options):
-    return prepare(small(**options).config, frame, "polars")
+    return prepare(small(**options).config, RawTable(frame))
 
 
 # ---------------------------------------------------------------- sizes
@@ -204,10 +205,11 @@ def test_the_linear_forecast_is_the_ridge_that_forecasts_late_windows_best():
             for i, cutoff in zip(
                 *(part.tolist() for part in Sampler(first_n, last_n, 1024, 0).draw(draw)), strict=True
             ):
-                context = [None if np.isnan(v) else float(v) for v in y[i][cutoff - 8 : cutoff]]
-                level, spread = slow.level_and_spread(context, 1)
+                history = [None if np.isnan(v) else float(v) for v in y[i][:cutoff]]
+                recent, context = slow.until_newest(history)[-8:], slow.bridged(history)[-8:]
+                level, spread = slow.level_and_spread(recent, 1)
                 z = np.array([0.0 if v is None else (v - level) / spread for v in context])
-                unit = slow.naive_error([None if v is None else (v - level) / spread for v in context], 1)
+                unit = slow.naive_error([None if v is None else (v - level) / spread for v in recent], 1)
                 yield z, (y[i][cutoff : cutoff + HORIZON] - level) / spread, max(unit, 1e-3)
 
     def slow_ridges(first_n, last_n):

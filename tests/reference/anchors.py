@@ -1,4 +1,4 @@
-"""Window normalisation and naive forecasts, one value at a time. Values are floats, None where missing."""
+"""Outages, window normalisation and naive forecasts, one value at a time. Values are floats, None where missing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,24 @@ def level_and_spread(values, recent):
     seen = observed(values)
     loc = mean(observed(values[-recent:]) or seen or [0.0])
     spread = mean([abs(value - loc) for value in seen] or [0.0])
-    constant = spread <= 1e-9 * abs(loc)
+    constant = spread <= 1e-15 * abs(loc)
     return loc, (abs(loc) or 1.0) if constant else spread
+
+
+def until_newest(values):
+    """The values up to the newest observed one."""
+    seen = [t for t, value in enumerate(values) if value is not None]
+    return values[: seen[-1] + 1] if seen else values
+
+
+def bridged(values, seasons=()):
+    """The rows after the newest observed one repeat the longest season before it that was observed at this phase."""
+    newest = len(until_newest(values)) - 1
+    filled = list(values)
+    for t in range(newest + 1, len(values)) if observed(values) else ():
+        sources = [t - m * math.ceil((t - newest) / m) for m in sorted({1, *seasons}, reverse=True)]
+        filled[t] = next(values[s] for s in sources if s >= 0 and values[s] is not None)
+    return filled
 
 
 def naive_error(values, season):

@@ -27,9 +27,11 @@ def cutoffs(length, context_length, horizon, n_usable):
 
 def error_scale(values, season):
     """Scale of MASE from the rows that may be used."""
-    seen = [abs(value) for value in values if math.isfinite(value)]
-    level = sum(seen) / len(seen) if seen else 0.0
-    fallback = level if level > 0 else 1.0
+    seen = [value for value in values if math.isfinite(value)] or [0.0]
+    level = math.fsum(map(abs, seen)) / len(seen)
+    middle = math.fsum(seen) / len(seen)
+    spread = math.fsum(abs(value - middle) for value in seen) / len(seen)
+    fallback = spread if spread > 1e-15 * level else level if level > 0 else 1.0
     errors = [abs(values[row] - values[row - season]) for row in range(season, len(values))]
     errors = [error for error in errors if math.isfinite(error)]
     error = sum(errors) / len(errors) if errors else 0.0

@@ -74,7 +74,7 @@ class TrainingWindows:
         sampler, size = Sampler(first_n, last_n, ANCHOR_WINDOWS, seed=0), (self.context_length, self.horizon)
         for draw in range(draws):
             batch = self.windows.gather(*sampler.draw(draw), context_length=size[0], horizon=size[1], until_n=until_n)
-            z_BT, unit_B, scale = normalise(batch.y_BT, batch.mask_BT, self.seasons)
+            z_BT, unit_B, scale = normalise(batch, self.seasons)
             target_BF = scale.normalise(batch.target_BF)
             yield Looked(z_BT, batch.mask_BT, target_BF, batch.target_mask_BF, unit_B)
 

@@ -18,7 +18,6 @@ from holdfast.reports import forecast_figure
 from holdfast.series import RawTable, TableOptions, check_table
 from holdfast.series.datasets import m4_hourly
 from holdfast.telemetry import Outlook
-from holdfast.windows import Windows
 
 HORIZON, SEASON = 48, 24
 TIME_BUDGET = 50.0  # seconds of training
@@ -79,6 +78,6 @@ def run_demo(
 
 def _held_out(fitted: Fitted, everything: pl.DataFrame) -> pl.DataFrame:
     store = check_table(RawTable(everything), TableOptions(horizon=HORIZON)).store
-    windows = Windows.from_store(store)
+    windows = fitted.windows_of(store)
     cutoff_n: np.ndarray[tuple[int], np.dtype[np.int64]] = store.lengths - HORIZON
     return backtest_table(fitted.networks, store, windows, cutoff_n, fitted.prepared.config.levels)

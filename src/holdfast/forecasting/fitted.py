@@ -21,7 +21,7 @@ from holdfast.forecasting.plan import make_network, training_config
 from holdfast.forecasting.predict import forecast_table
 from holdfast.forecasting.prepared import Prepared, canonical, user_names
 from holdfast.networks import ForecastNetwork, NetworkConfig
-from holdfast.series import RawTable, Season, check_table, write_table
+from holdfast.series import RawTable, Season, SeriesStore, check_table, write_table
 from holdfast.telemetry import Outlook, TelemetryLog
 from holdfast.training import (
     Progress,
@@ -84,7 +84,12 @@ class Fitted:
     @property
     def windows(self) -> Windows:
         """The series as tensors, where the networks are."""
-        return Windows.from_store(self.prepared.store, next(self.network.parameters()).device)
+        return self.windows_of(self.prepared.store)
+
+    def windows_of(self, store: SeriesStore) -> Windows:
+        """Other series as tensors, where the networks are."""
+        place = next(self.network.parameters()).device
+        return Windows.from_store(store, place, seasons=self.network.config.seasons)
 
 
 def start_run(run: Path, prepared: Prepared, members: Sequence[Member]) -> None:

@@ -40,7 +40,6 @@ from holdfast.series import (
     write_table,
 )
 from holdfast.telemetry import Outlook
-from holdfast.windows import Windows
 
 Show = Callable[[Outlook], None]
 
@@ -114,7 +113,7 @@ class Forecaster(Config):
         kind, store = fitted.prepared.kind, fitted.prepared.store
         if df is not None or future is not None:
             kind, store = self._store_of(fitted.prepared, df, future)
-        windows = Windows.from_store(store, next(fitted.network.parameters()).device)
+        windows = fitted.windows_of(store)
         table = forecast_table(fitted.networks, store, windows, self.levels)
         return like(user_names(self, table), kind)
 

@@ -51,7 +51,7 @@ def plan_task(
     horizon = store.horizon
     context_length, segment = context_and_segment(config, seasons, horizon, int(length_n.max()))
     split = split_series(length_n, context_length, horizon)
-    windows = Windows.from_store(store, device)
+    windows = Windows.from_store(store, device, seasons=tuple(seasons))
     scale_n = error_scales(store.y, store.offsets[:-1], split.until_n, seasons[0] if seasons else 1)
     looks = TrainingWindows(windows, split, context_length, horizon, tuple(seasons))
     anchors = useful_anchors(looks, candidate_anchors(seasons, horizon))

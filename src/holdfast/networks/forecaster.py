@@ -25,7 +25,7 @@ from holdfast.windows import Batch
 SMALLEST_UNIT = 1e-3  # of the window's spread: a window that repeats itself exactly still gets intervals
 SMALLEST_DEVIATION = 1e-6  # of a covariate's mean: single precision carries 7 digits
 SILENT = 1e30  # a deviation that leaves nothing of a covariate
-WINDOW_FEATURES = 2  # log spread over level, log unit: what the normalisation took out
+WINDOW_FEATURES = 1  # log unit over spread; the level itself says nothing, so that a constant added changes nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,35 +205,37 @@ class ForecastNetwork(nn.Module):
 
     def forward(self, batch: Batch) -> HeadParameters:
         """Distribution of every horizon step."""
-        z_BT, unit_B, scale = normalise(batch.y_BT, batch.mask_BT, self.config.seasons)
-        relative_spread_B = (scale.scale_B / (scale.loc_B.abs() + scale.scale_B)).float()
-        window_BW = torch.stack([relative_spread_B.log().clamp(min=-10), unit_B.log()], -1)
+        z_BT, unit_B, scale = normalise(batch, self.config.seasons)
+        window_BW = unit_B.log()[:, None]
         weights_BFA, raw_BFP = self.decode(self.encode(z_BT, batch, window_BW), batch)
         anchors_BFA = anchor_forecasts(z_BT, batch.mask_BT, self.config.anchors, self.config.horizon, self.linear_TF)
         mix_BF = (weights_BFA * anchors_BFA).sum(-1)
         return self.head.parameters(mix_BF, unit_B, raw_BFP, scale)
 
 
-def normalise(y_BT: Tensor, mask_BT: Tensor, seasons: Sequence[int]) -> tuple[Tensor, Tensor, WindowScale]:
+def normalise(batch: Batch, seasons: Sequence[int]) -> tuple[Tensor, Tensor, WindowScale]:
     """Contexts in their own level and spread, and the unit of corrections.
 
     Args:
-        y_BT: Contexts (float64), 0 where missing.
-        mask_BT: True where observed.
+        batch: B windows; level, spread and unit are those of the rows that end with the newest observed one.
         seasons: Season lengths in steps; the first is that of the unit, the longest that of the level.
 
     Returns:
         z_BT (0 where missing), the unit of each window in units of z, and how to come back.
 
     Example:
-        >>> y_BT, mask_BT = torch.tensor([[0.0, 4.0, 0.0, 8.0]], dtype=torch.float64), torch.ones(1, 4).bool()
-        >>> z_BT, unit_B, scale = normalise(y_BT, mask_BT, (2,))
+        >>> from holdfast.windows import Windows
+        >>> batch = Windows.from_arrays([0.0, 4.0, 0.0, 8.0], [0, 4], [4]).gather([0], [4], context_length=4, horizon=0)
+        >>> z_BT, unit_B, scale = normalise(batch, (2,))
         >>> scale.loc_B.item(), round((unit_B * scale.scale_B).item(), 6)
         (4.0, 2.0)
     """
-    scale = window_scale(y_BT, mask_BT, recent=max(seasons, default=y_BT.shape[1]))
-    z_BT = scale.normalise(y_BT).masked_fill(~mask_BT, 0.0)
-    unit_B = naive_error(z_BT, mask_BT, seasons[0] if seasons else 1).clamp(min=SMALLEST_UNIT)
+    scale = window_scale(batch.recent_BT, batch.recent_mask_BT, recent=max(seasons, default=batch.y_BT.shape[1]))
+    z_BT = scale.normalise(batch.y_BT).masked_fill(~batch.mask_BT, 0.0)
+    recent_BT = z_BT
+    if batch.recent_BT is not batch.y_BT:
+        recent_BT = scale.normalise(batch.recent_BT).masked_fill(~batch.recent_mask_BT, 0.0)
+    unit_B = naive_error(recent_BT, batch.recent_mask_BT, seasons[0] if seasons else 1).clamp(min=SMALLEST_UNIT)
     return z_BT, unit_B, scale
 
 

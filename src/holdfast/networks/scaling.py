@@ -5,21 +5,25 @@ Shapes: B windows, T context steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-SMALLEST_SPREAD = 1e-9  # of the level: below it a window counts as constant (double precision carries 16 digits)
+SMALLEST_SPREAD = 1e-15  # of the level: less is rounding, and the window counts as constant
 
 
 @dataclass(frozen=True)
 class WindowScale:
-    """The level and spread of each window: z = (y - loc) / scale.
+    """The level and spread of each window: z = ((y - base) - offset) / scale.
+
+    The level comes in two parts, because a level of 1e12 leaves no digits for the changes around it: `base` is one of
+    the values, from which the others differ by numbers that floating point holds exactly.
 
     Attributes:
-        loc_B: Level, in the units of the data (float64).
+        base_B: A value of the window, in the units of the data (float64).
         scale_B: Spread, in the units of the data, above 0 (float64).
+        offset_B: What the level has above the base, in the units of the data (float64).
 
     Example:
         >>> scale = WindowScale(torch.tensor([10.0]), torch.tensor([2.0]))
@@ -27,18 +31,28 @@ class WindowScale:
         ([[2.0]], [[14.0]])
     """
 
-    loc_B: Tensor
+    base_B: Tensor
     scale_B: Tensor
+    offset_B: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    @property
+    def loc_B(self) -> Tensor:
+        """Level, in the units of the data (float64)."""
+        return self.base_B + self.offset_B
 
     def normalise(self, y: Tensor) -> Tensor:
-        """(y - loc) / scale over any trailing dimensions, as float32 for the network."""
-        shape = (-1,) + (1,) * (y.dim() - 1)
-        return ((y - self.loc_B.view(shape)) / self.scale_B.view(shape)).float()
+        """((y - base) - offset) / scale over any trailing dimensions, as float32 for the network."""
+        base, scale, offset = (part.view((-1,) + (1,) * (y.dim() - 1)) for part in self._parts)
+        return (((y - base) - offset) / scale).float()
 
     def restore(self, z: Tensor) -> Tensor:
-        """Loc + scale z over any trailing dimensions, as float64 in the units of the data."""
-        shape = (-1,) + (1,) * (z.dim() - 1)
-        return self.loc_B.view(shape) + self.scale_B.view(shape) * z.double()
+        """Base + (offset + scale z) over any trailing dimensions, as float64 in the units of the data."""
+        base, scale, offset = (part.view((-1,) + (1,) * (z.dim() - 1)) for part in self._parts)
+        return base + (offset + scale * z.double())
+
+    @property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.base_B, self.scale_B, self.offset_B
 
 
 def masked_mean(values: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
@@ -69,10 +83,20 @@ def window_scale(y_BT: Tensor, mask_BT: Tensor, recent: int) -> WindowScale:
         >>> scale.loc_B.tolist(), scale.scale_B.tolist()
         ([2.0, 7.0], [2.0, 7.0])
     """
+    base_B = _newest(y_BT, mask_BT)
+    above_BT = torch.where(mask_BT, y_BT - base_B[:, None], 0.0)
     recent_mask_BT = mask_BT[:, -recent:]
-    loc_B = torch.where(
-        recent_mask_BT.any(1), masked_mean(y_BT[:, -recent:], recent_mask_BT), masked_mean(y_BT, mask_BT)
+    offset_B = torch.where(
+        recent_mask_BT.any(1), masked_mean(above_BT[:, -recent:], recent_mask_BT), masked_mean(above_BT, mask_BT)
     )
-    spread_B = masked_mean((y_BT - loc_B[:, None]).abs(), mask_BT)
-    level_B = torch.where(loc_B == 0, 1.0, loc_B.abs())
-    return WindowScale(loc_B, torch.where(spread_B > SMALLEST_SPREAD * loc_B.abs(), spread_B, level_B))
+    spread_B = masked_mean((above_BT - offset_B[:, None]).abs(), mask_BT)
+    size_B = (base_B + offset_B).abs()
+    level_B = torch.where(size_B == 0, 1.0, size_B)
+    return WindowScale(base_B, torch.where(spread_B > SMALLEST_SPREAD * size_B, spread_B, level_B), offset_B)
+
+
+def _newest(y_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The newest value of each window; 0 where there is none."""
+    step_T = torch.arange(1, y_BT.shape[1] + 1, device=y_BT.device)
+    newest_B1 = (mask_BT * step_T).amax(1, keepdim=True)
+    return torch.where(newest_B1 > 0, y_BT.gather(1, (newest_B1 - 1).clamp(min=0)), 0.0)[:, 0]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 LEAST_VALIDATED = 256  # windows; with fewer series, long ones validate from several cutoffs: chance would choose
 MOST_VALIDATED = 1024  # windows; more of them, evenly spaced, would cost time and change the choice of weights little
+ROUNDING = 1e-15  # of the level: a spread below it is rounding
 MOST_HELD_OUT = 10  # a series gives a tenth of its rows at most, but for one horizon
 
 
@@ -86,7 +87,8 @@ def error_scales(
     """In-sample mean absolute error of the seasonal naive forecast, per series (the scale of MASE).
 
     mean over t of |y_t - y_{t-m}| inside the rows before `until` (Hyndman and Koehler 2006). Where a series has no
-    such pair or repeats itself to a millionth of its mean absolute value, that value, and 1 where it is 0 too.
+    such pair or repeats itself to a millionth of its spread: the spread, its mean absolute deviation from the mean; of
+    a constant series its mean absolute value, and 1 where that is 0 too.
 
     Args:
         y_R: Values of all series, nan where missing, in the units of the data.
@@ -103,10 +105,16 @@ def error_scales(
     """
     row, owner = _rows(start_n, until_n)
     level_n = _means(np.abs(y_R[row]), owner, len(start_n))
+    # deviations from a value of the series: a level of 1e12 would take the digits of the changes around it
+    finite = np.isfinite(y_R[row])
+    base_n = np.zeros(len(start_n))
+    base_n[owner[finite]] = y_R[row[finite]]
+    above = y_R[row] - base_n[owner]
+    spread_n = _means(np.abs(above - _means(above, owner, len(start_n))[owner]), owner, len(start_n))
     row, owner = _rows(start_n, np.maximum(until_n - season, 0))
     error_n = _means(np.abs(y_R[row + season] - y_R[row]), owner, len(start_n))
-    fallback_n = np.where(level_n > 0, level_n, 1.0)
-    # below this share of the level an error is rounding: dividing by it would let one series drown the others
+    fallback_n = np.where(spread_n > ROUNDING * level_n, spread_n, np.where(level_n > 0, level_n, 1.0))
+    # below this share of the spread an error is rounding: dividing by it would let one series drown the others
     return np.where(error_n > 1e-6 * fallback_n, error_n, fallback_n)
 
 

@@ -17,8 +17,13 @@ class Batch:
     Attributes:
         series_B: Which series each window comes from (int64).
         cutoff_B: How many rows of the series the window may see: the context is the T rows before it (int64).
-        y_BT: Context values in the units of the data, 0 where missing (float64).
-        mask_BT: True where the context was observed; False for gaps and for the padding of short series.
+        y_BT: Context values in the units of the data, 0 where missing (float64). Rows after the newest observed one
+            repeat the season before it.
+        mask_BT: True where the context holds a value; False for gaps and for the padding of short series.
+        recent_BT: The T rows that end with the newest observed one: level and spread are read from them (float64). The
+            context itself where its last row was observed.
+        recent_mask_BT: True where these were observed.
+        age_B: Rows between the newest observed one and the cutoff; 0 where the last row was observed (int64).
         past_BTP: Past covariates of the context (float32).
         known_BTK: Future covariates and calendar features of the context (float32).
         known_BFK: The same for the horizon.
@@ -40,6 +45,9 @@ class Batch:
     cutoff_B: Tensor
     y_BT: Tensor
     mask_BT: Tensor
+    recent_BT: Tensor
+    recent_mask_BT: Tensor
+    age_B: Tensor
     past_BTP: Tensor
     known_BTK: Tensor
     known_BFK: Tensor

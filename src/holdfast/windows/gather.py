@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from holdfast.windows.batch import Batch
+from holdfast.windows.bridge import bridge, newest_observed
 
 if TYPE_CHECKING:
     from holdfast.series import SeriesStore
@@ -31,6 +32,8 @@ class Windows:
         static_nS: Features of each series (float32).
         start_n: First row of each series (int64).
         length_n: Observed rows of each series (int64).
+        newest_R: The newest observed row at or before each row (int64); None where no row is missing.
+        bridge_R: Values with missing rows filled by the season before them (float64); None where no row is missing.
 
     Example:
         >>> import numpy as np
@@ -45,10 +48,21 @@ class Windows:
     static_nS: Tensor
     start_n: Tensor
     length_n: Tensor
+    newest_R: Tensor | None = None
+    bridge_R: Tensor | None = None
 
     @classmethod
-    def from_store(cls, store: SeriesStore, device: torch.device | str = "cpu") -> Windows:
-        """Move a store's arrays to `device` (on the CPU they are shared, not copied)."""
+    def from_store(
+        cls, store: SeriesStore, device: torch.device | str = "cpu", *, seasons: Sequence[int] = ()
+    ) -> Windows:
+        """Move a store's arrays to `device` (on the CPU they are shared, not copied).
+
+        Args:
+            store: The series.
+            device: Where to.
+            seasons: Season lengths in steps: an outage at the end of a context repeats the season before it.
+        """
+        newest_R, bridge_R = _bridges(store.y, store.offsets, store.lengths, seasons)
         return cls(
             y_R=torch.as_tensor(store.y, device=device),
             past_RP=torch.as_tensor(store.past, device=device),
@@ -56,12 +70,18 @@ class Windows:
             static_nS=torch.as_tensor(store.static, device=device),
             start_n=torch.as_tensor(store.offsets[:-1], device=device),
             length_n=torch.as_tensor(store.lengths, device=device),
+            newest_R=None if newest_R is None else torch.as_tensor(newest_R, device=device),
+            bridge_R=None if bridge_R is None else torch.as_tensor(bridge_R, device=device),
         )
 
     @classmethod
-    def from_arrays(cls, y: ArrayLike, offsets: Sequence[int], lengths: Sequence[int]) -> Windows:
+    def from_arrays(
+        cls, y: ArrayLike, offsets: Sequence[int], lengths: Sequence[int], *, seasons: Sequence[int] = ()
+    ) -> Windows:
         """Windows over plain values without covariates; rows past a series' length are its future."""
-        y_R = torch.tensor(np.asarray(y, dtype=np.float64))
+        values = np.asarray(y, dtype=np.float64)
+        newest_R, bridge_R = _bridges(values, np.asarray(offsets), np.asarray(lengths), seasons)
+        y_R = torch.tensor(values)
         return cls(
             y_R=y_R,
             past_RP=torch.zeros(len(y_R), 0),
@@ -69,6 +89,8 @@ class Windows:
             static_nS=torch.zeros(len(lengths), 0),
             start_n=torch.tensor(offsets[:-1], dtype=torch.int64),
             length_n=torch.tensor(lengths, dtype=torch.int64),
+            newest_R=None if newest_R is None else torch.from_numpy(newest_R),
+            bridge_R=None if bridge_R is None else torch.from_numpy(bridge_R),
         )
 
     def gather(
@@ -100,7 +122,15 @@ class Windows:
         y_BW = self.y_R[flat_BW]
         mask_BW = (row_BW >= 0) & (row_BW < self.length_n[series_B, None]) & torch.isfinite(y_BW)
         y_BW = torch.where(mask_BW, y_BW, 0.0)
-        mask_BT = mask_BW[:, :context_length]
+        y_BT, mask_BT = y_BW[:, :context_length], mask_BW[:, :context_length]
+        age_B = self._age(series_B, cutoff_B)
+        recent_BT, recent_mask_BT = y_BT, mask_BT
+        if self.bridge_R is not None and bool(age_B.any()):
+            recent_BT, recent_mask_BT = self._context(series_B, cutoff_B - age_B, context_length)
+            after_BT = torch.arange(-context_length, 0, device=device) >= -age_B[:, None]
+            bridged_BT = self.bridge_R[flat_BW[:, :context_length]]
+            after_BT = after_BT & torch.isfinite(bridged_BT) & (row_BW[:, :context_length] >= 0)
+            y_BT, mask_BT = torch.where(after_BT, bridged_BT, y_BT), mask_BT | after_BT
         target_mask_BF = mask_BW[:, context_length:] & mask_BT.any(1, keepdim=True)
         if until_n is not None:
             target_mask_BF = target_mask_BF & (row_BW[:, context_length:] < until_n[series_B, None])
@@ -108,8 +138,11 @@ class Windows:
         return Batch(
             series_B=series_B,
             cutoff_B=cutoff_B,
-            y_BT=y_BW[:, :context_length],
+            y_BT=y_BT,
             mask_BT=mask_BT,
+            recent_BT=recent_BT,
+            recent_mask_BT=recent_mask_BT,
+            age_B=age_B,
             past_BTP=self.past_RP[flat_BW[:, :context_length]],
             known_BTK=known_BWK[:, :context_length],
             known_BFK=known_BWK[:, context_length:],
@@ -117,3 +150,30 @@ class Windows:
             target_BF=torch.where(target_mask_BF, y_BW[:, context_length:], 0.0),
             target_mask_BF=target_mask_BF,
         )
+
+    def _age(self, series_B: Tensor, cutoff_B: Tensor) -> Tensor:
+        """Rows after the newest observed one, up to the cutoff; 0 where nothing was observed."""
+        if self.newest_R is None:
+            return torch.zeros_like(cutoff_B)
+        last_B = self.start_n[series_B] + cutoff_B - 1
+        age_B = last_B - self.newest_R[last_B]
+        return torch.where(age_B < cutoff_B, age_B, 0)
+
+    def _context(self, series_B: Tensor, cutoff_B: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
+        """The observed values before each cutoff, and where there are any."""
+        row_BT = cutoff_B[:, None] + torch.arange(-context_length, 0, device=cutoff_B.device)
+        y_BT = self.y_R[self.start_n[series_B, None] + row_BT.clamp(min=0)]
+        mask_BT = (row_BT >= 0) & torch.isfinite(y_BT)
+        return torch.where(mask_BT, y_BT, 0.0), mask_BT
+
+
+def _bridges(
+    y_R: NDArray[np.float64], offsets: NDArray[np.int64], lengths: NDArray[np.int64], seasons: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | tuple[None, None]:
+    """Newest observed rows and filled values, where any row of the series is missing."""
+    first_R = np.repeat(offsets[:-1], np.diff(offsets))
+    inside_R = np.arange(len(first_R)) - first_R < np.repeat(lengths, np.diff(offsets))
+    if not (inside_R & ~np.isfinite(y_R[: len(first_R)])).any():
+        return None, None
+    newest_R = newest_observed(y_R, first_R)
+    return newest_R, bridge(y_R, first_R, newest_R, seasons)
