@@ -330,6 +330,7 @@ OPTIONS = {
     "dropout": ("0.5", 0.5),
     "head": ("sigmoid", "sigmoid"),
     "levels": ("50,99.5", (50, 99.5)),
+    "allow_negative": (None, True),
     "bounds": ("-1,2.5", (-1, 2.5)),
     "clip": ("value:0.5,cap=norm:1", "value:0.5,cap=norm:1"),
     "clip_roles": ("head, recurrent", ("head", "recurrent")),

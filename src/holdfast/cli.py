@@ -55,6 +55,7 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "dropout": (float, "Share of hidden values dropped while training. [default: 0.4]"),
     "head": (str, "quantile, gaussian, student-t, negative-binomial (counts) or sigmoid. [default: quantile]"),
     "levels": (str, "Prediction intervals in percent. [default: 80,95]"),
+    "allow_negative": (bool, "Let forecasts fall below 0 where no past value did."),
     "bounds": (str, "Bounds of the target, for the sigmoid head. [default: 0,1]"),
     "clip": (
         str,
@@ -201,7 +202,7 @@ def demo(
 
     with ProgressLine(err) as show:
         result = run_demo(out_dir, show=show, say=lambda line: _say(err, line))
-    _print_scores(result.scores)
+    _print_scores(result.scores, result.baseline)
     _say(out, f"picture: {result.picture}")
 
 
@@ -222,7 +223,7 @@ def fit(
     config: Any,
     out_dir: Annotated[Path | None, typer.Option("--out", help="New run directory. [default: keep nothing]")] = None,
 ) -> None:
-    """Train a forecaster on a table, and score it beside seasonal naive."""
+    """Train a forecaster on a table, and score it next to the best naive forecast."""
     from holdfast.forecasting.runs import fit_file
 
     if out_dir is None:
@@ -272,13 +273,13 @@ def backtest(
         Path | None, typer.Option("--out", help="Scores per series and cutoff, .csv or .parquet.")
     ] = None,
 ) -> None:
-    """Train before the last windows of a table, forecast each of them, and score beside seasonal naive."""
+    """Train before the last windows, forecast each of them, and score them next to the best naive forecast."""
     from holdfast.forecasting.runs import backtest_file
     from holdfast.telemetry import ProgressLine
 
     with ProgressLine(err) as show:
-        scores = backtest_file(config, data, windows, out_file, show=show)
-    _print_scores(scores)
+        scores, baseline = backtest_file(config, data, windows, out_file, show=show)
+    _print_scores(scores, baseline)
 
 
 @app.command(epilog="Example: `holdfast diagnose run`")
@@ -350,8 +351,9 @@ def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:
         said = f"saved; go on with: {go_on}" if started else f"nothing was kept: {nothing}"
         _say(err, f"stopped. {said}")
         raise typer.Exit(130) from None
-    scores = forecaster.fitted.metrics.get("scores", {})
-    _print_scores(scores)
+    metrics = forecaster.fitted.metrics
+    scores = metrics.get("scores", {})
+    _print_scores(scores, metrics.get("baseline", ""))
     _say(out, forecaster.summary())
     if scores:
         _say(out, "that horizon also chose the weights; for scores on windows that did not: holdfast backtest")
@@ -360,10 +362,10 @@ def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:
 _SCORE_TITLES = {"mase": "MASE", "smape": "sMAPE, %", "rmse": "RMSE", "scaled_crps": "scaled CRPS"}
 
 
-def _print_scores(scores: dict[str, dict[str, float]]) -> None:
+def _print_scores(scores: dict[str, dict[str, float]], baseline: str) -> None:
     if not scores:
         return
-    table = Table("score", "holdfast", "seasonal naive")
+    table = Table("score", "holdfast", baseline)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, pair in scores.items():

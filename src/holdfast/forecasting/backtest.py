@@ -1,4 +1,4 @@
-"""Forecasts from cutoffs inside the data, beside what came and beside seasonal naive."""
+"""Forecasts from cutoffs inside the data, next to the actual values and the best naive forecast."""
 
 from __future__ import annotations
 
@@ -53,8 +53,10 @@ def backtest_table(
     windows: Windows,
     cutoff_n: NDArray[np.int64],
     levels: Sequence[float],
+    *,
+    floored: bool = False,
 ) -> pl.DataFrame:
-    """Forecasts from one cutoff per series, with the values that came and the seasonal naive forecast.
+    """Forecasts from one cutoff per series, with the actual values and the best naive forecast (`baseline_season`).
 
     Args:
         networks: The forecaster's networks.
@@ -62,12 +64,13 @@ def backtest_table(
         windows: The same series as tensors.
         cutoff_n: Rows of each series that its forecast may see; series with less than one are left out.
         levels: Interval levels in percent.
+        floored: As for `forecast_table`.
 
     Returns:
         Columns `unique_id`, `ds`, `cutoff`, `y` (null where missing), `holdfast`, two per level, `seasonal_naive`.
     """
-    horizon, season = networks[0].config.horizon, networks[0].config.naive_season
-    table = forecast_table(networks, store, windows, levels, cutoff_n)
+    horizon, season = networks[0].config.horizon, networks[0].config.baseline_season
+    table = forecast_table(networks, store, windows, levels, cutoff_n, floored=floored)
     series = np.flatnonzero(cutoff_n >= 1)
     cutoff_W = cutoff_n[series]
     row_WF = (store.offsets[series] + cutoff_W)[:, None] + np.arange(horizon)

@@ -12,7 +12,17 @@ from holdfast.errors import OptionError, Problem
 from holdfast.gradients import ROLES, Role, parse_clip
 from holdfast.networks import CELLS, HEADS, Constraint, check_init
 from holdfast.series import TableOptions
-from holdfast.series.options import flag, is_number, refusal, refuse, settle, table_problems, whole_problem, wrong
+from holdfast.series.options import (
+    flag,
+    flag_problem,
+    is_number,
+    refusal,
+    refuse,
+    settle,
+    table_problems,
+    whole_problem,
+    wrong,
+)
 from holdfast.training import parse_penalty
 
 LARGEST_SEED = 2**63 - 1
@@ -38,7 +48,8 @@ class Config(TableOptions):
         segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1.
         dropout: Share of hidden values dropped while training, at least 0 and below 1.
         head: quantile, gaussian, student-t, negative-binomial (counts) or sigmoid (bounded targets).
-        levels: Prediction intervals in percent, from 0.01 to 99.99.
+        levels: Prediction intervals in percent, from 1 to 99.99.
+        allow_negative: Let forecasts and intervals fall below 0 where no past value did.
         bounds: Lower and upper bound of the target, for the sigmoid head.
         clip: A rule such as norm:1.0 or auto, or rules by role such as recurrent=norm:1,head=none; with cap=norm:5
             last, the norm of everything is bounded too. All kinds of rules: `holdfast.gradients.parse_clip`.
@@ -79,6 +90,7 @@ class Config(TableOptions):
     dropout: float = 0.4
     head: str = "quantile"
     levels: tuple[float, ...] = (80, 95)
+    allow_negative: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     clip: str = "norm:1.0"
     clip_roles: tuple[Role, ...] | None = None
@@ -150,14 +162,19 @@ def _number_problems(config: Config) -> Iterator[Problem]:
         value = getattr(config, name)
         if value is not None and (not is_number(value) or not 0 < value < math.inf):
             yield wrong(name, "a number above 0", value, f"give --{flag(name)} {example}")
+    yield from flag_problem("allow_negative", config.allow_negative)
     bounds = config.bounds
     if len(bounds) != 2 or not all(map(_is_finite, bounds)) or not bounds[0] < bounds[1]:
         yield wrong("bounds", "two numbers, the lower first", bounds, "give --bounds 0,1")
 
 
 def _sequence_problems(config: Config) -> Iterator[Problem]:
-    if not config.levels or not all(is_number(level) and 0.01 <= level <= 99.99 for level in config.levels):
-        yield wrong("levels", "percentages from 0.01 to 99.99", config.levels, "give --levels 80,95")
+    levels = config.levels
+    if levels and all(is_number(level) for level in levels) and any(0 < level < 1 for level in levels):
+        percent = ",".join(f"{100 * level if level < 1 else level:g}" for level in levels)
+        yield wrong("levels", "percentages from 1 to 99.99", levels, f"give --levels {percent}: in percent, not shares")
+    elif not levels or not all(is_number(level) and 1 <= level <= 99.99 for level in levels):
+        yield wrong("levels", "percentages from 1 to 99.99", levels, "give --levels 80,95")
 
 
 def _clip_problems(config: Config) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ import polars as pl
 from holdfast.forecasting.backtest import backtest_table
 from holdfast.forecasting.fitted import Fitted
 from holdfast.forecasting.forecaster import Forecaster
-from holdfast.forecasting.metrics import mean_scores, score_table, skill
+from holdfast.forecasting.metrics import mean_scores, naive_title, score_table, skill
 from holdfast.reports import forecast_figure
 from holdfast.series import RawTable, TableOptions, check_table
 from holdfast.series.datasets import m4_hourly
@@ -30,12 +30,14 @@ class DemoResult:
 
     Attributes:
         scores: Means over the 414 series on the last 48 hours, which were kept back from the fit.
-        skill: 1 - MASE / MASE of seasonal naive.
+        skill: 1 - MASE / MASE of the best naive forecast.
+        baseline: Which naive forecast that is.
         picture: PNG file.
     """
 
     scores: dict[str, dict[str, float]]
     skill: float
+    baseline: str
     picture: Path
 
 
@@ -73,11 +75,14 @@ def run_demo(
         steps=9 * SEASON,
         title="M4 Hourly: 48 hours kept back from the fit, and the 48 hours after them",
     )
-    return DemoResult(scores, skill(scores), picture)
+    baseline = naive_title(forecaster.fitted.network.config.baseline_season)
+    return DemoResult(scores, skill(scores), baseline, picture)
 
 
 def _held_out(fitted: Fitted, everything: pl.DataFrame) -> pl.DataFrame:
     store = check_table(RawTable(everything), TableOptions(horizon=HORIZON)).store
     windows = fitted.windows_of(store)
     cutoff_n: np.ndarray[tuple[int], np.dtype[np.int64]] = store.lengths - HORIZON
-    return backtest_table(fitted.networks, store, windows, cutoff_n, fitted.prepared.config.levels)
+    return backtest_table(
+        fitted.networks, store, windows, cutoff_n, fitted.prepared.config.levels, floored=fitted.floored
+    )

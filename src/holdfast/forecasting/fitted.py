@@ -16,10 +16,12 @@ from holdfast.forecasting import rundir
 from holdfast.forecasting.backtest import backtest_table
 from holdfast.forecasting.config import Config, config_facts, config_of
 from holdfast.forecasting.members import Member, device
-from holdfast.forecasting.metrics import mean_scores, score_table, skill
+from holdfast.forecasting.metrics import mean_scores, naive_title, score_table, skill
+from holdfast.forecasting.notes import history_notes, target_notes
 from holdfast.forecasting.plan import make_network, training_config
-from holdfast.forecasting.predict import forecast_table
+from holdfast.forecasting.predict import forecast_table, never_negative
 from holdfast.forecasting.prepared import Prepared, canonical, user_names
+from holdfast.forecasting.widening import measure_widening
 from holdfast.networks import ForecastNetwork, NetworkConfig
 from holdfast.series import RawTable, Season, SeriesStore, check_table, write_table
 from holdfast.telemetry import Outlook, TelemetryLog
@@ -59,7 +61,7 @@ class Fitted:
     Attributes:
         prepared: Options, series, seasons.
         members: One network; several with the preset best, whose forecasts are averaged.
-        metrics: Scores on the last horizon of each series beside seasonal naive; empty if none could be held out.
+        metrics: Scores on the held-out windows next to the best naive forecast; empty if none could be held out.
     """
 
     prepared: Prepared
@@ -80,6 +82,11 @@ class Fitted:
     def log(self) -> TelemetryLog:
         """Telemetry of the first network."""
         return self.members[0].log
+
+    @property
+    def floored(self) -> bool:
+        """Whether forecasts stop at 0: no value of the fit was below it, and the user did not lift this."""
+        return not self.prepared.config.allow_negative and never_negative(self.prepared.store)
 
     @property
     def windows(self) -> Windows:
@@ -140,8 +147,11 @@ def _train_member(
     resume = resume and checkpoint is not None and checkpoint.exists()
     keep_until = int(load_tensors(checkpoint)[1]["step"]) if resume and checkpoint else None
     config = training_config(member.prepared.config)
+    task = member.task
     with TelemetryLog(place / rundir.TELEMETRY if place else None, keep_until) as log:
-        return train(member.task, config, log, checkpoint=checkpoint, resume=resume, show=show), log
+        progress = train(task, config, log, checkpoint=checkpoint, resume=resume, show=show)
+    measure_widening(task.network, task.windows, task.split, member.prepared.config.levels)
+    return progress, log
 
 
 def _show_all(show: Show, number: int, count: int) -> Show:
@@ -203,9 +213,10 @@ def held_out_scores(prepared: Prepared, members: Sequence[Member]) -> dict[str, 
     cutoff_n[task.split.validated_V] = task.split.cutoff_V  # the last one of each series
     levels = prepared.config.levels
     networks = [member.task.network for member in members]
-    table = backtest_table(networks, prepared.store, task.windows, cutoff_n, levels)
+    floored = not prepared.config.allow_negative
+    table = backtest_table(networks, prepared.store, task.windows, cutoff_n, levels, floored=floored)
     scores = mean_scores(score_table(table, prepared.checked.table, task.network.config.naive_season, levels))
-    return {"skill": skill(scores), "scores": scores}
+    return {"skill": skill(scores), "scores": scores, "baseline": naive_title(task.network.config.baseline_season)}
 
 
 def write_fitted(run: Path, fitted: Fitted) -> None:
@@ -216,7 +227,9 @@ def write_fitted(run: Path, fitted: Fitted) -> None:
         save_tensors(place / rundir.MODEL_FILE, member.network.state_dict(), {})
     rundir.write_json(run / rundir.METRICS, fitted.metrics)
     if not prepared.config.future:  # what lies ahead is not known here
-        forecast = forecast_table(fitted.networks, prepared.store, fitted.windows, prepared.config.levels)
+        forecast = forecast_table(
+            fitted.networks, prepared.store, fitted.windows, prepared.config.levels, floored=fitted.floored
+        )
         write_table(user_names(prepared.config, forecast), run / rundir.FORECAST)
     networks = [(member.config, member.network) for member in fitted.members]
     _write_manifest(run, prepared, networks, complete=True)
@@ -279,30 +292,32 @@ def summary_lines(fitted: Fitted) -> Sequence[str]:
         f"horizon {config.horizon} steps of {freq}, context {config.context_length} in segments of {config.segment}"
         f"{several}"
     )
-    return [*fitted.prepared.checked.notes, *lines, *metrics.get("notes", ()), skill_line(metrics)]
+    store = fitted.prepared.store
+    told = [*history_notes(store, config.context_length), *target_notes(fitted.prepared.config, store)]
+    return [*fitted.prepared.checked.notes, *lines, *metrics.get("notes", ()), *told, skill_line(metrics)]
 
 
 def skill_line(metrics: Mapping[str, Any]) -> str:
     """The skill in words.
 
     Example:
-        >>> skill_line({"skill": 0.25})
-        'skill 0.250: errors are 25 % smaller than those of seasonal naive on the held-out last horizon'
-        >>> skill_line({"skill": -0.1})
-        'skill -0.100: no skill, errors are 10 % larger than those of seasonal naive on the held-out last horizon'
-        >>> skill_line({"skill": 0.001})
-        'skill 0.001: no skill, errors are as large as those of seasonal naive on the held-out last horizon'
-        >>> skill_line({"skill": float("nan")})
-        'skill unknown: seasonal naive makes no error that could be smaller, or nothing was observed'
+        >>> skill_line({"skill": 0.25, "baseline": "seasonal naive 24"})
+        'skill 0.250: errors are 25 % smaller than those of seasonal naive 24, the best naive forecast on the
+        held-out windows'
+        >>> skill_line({"skill": -0.1, "baseline": "last value"})
+        'skill -0.100: no skill, errors are 10 % larger than those of last value, the best naive forecast on the
+        held-out windows'
+        >>> skill_line({"skill": float("nan"), "baseline": "last value"})
+        'skill unknown: the naive forecast (last value) makes no error to improve on, or nothing was observed'
         >>> skill_line({})
         'skill unknown: no series is long enough to hold a horizon out'
     """
     if "skill" not in metrics:
         return "skill unknown: no series is long enough to hold a horizon out"
-    value = metrics["skill"]
+    value, baseline = metrics["skill"], metrics["baseline"]
     if value is None or value != value:
-        return "skill unknown: seasonal naive makes no error that could be smaller, or nothing was observed"
-    percent, of_naive = round(100 * value), "those of seasonal naive on the held-out last horizon"
+        return f"skill unknown: the naive forecast ({baseline}) makes no error to improve on, or nothing was observed"
+    percent, of_naive = round(100 * value), f"those of {baseline}, the best naive forecast on the held-out windows"
     if percent > 0:
         return f"skill {value:.3f}: errors are {percent} % smaller than {of_naive}"
     large = f"{-percent} % larger than" if percent else "as large as"

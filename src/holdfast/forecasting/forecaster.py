@@ -114,7 +114,7 @@ class Forecaster(Config):
         if df is not None or future is not None:
             kind, store = self._store_of(fitted.prepared, df, future)
         windows = fitted.windows_of(store)
-        table = forecast_table(fitted.networks, store, windows, self.levels)
+        table = forecast_table(fitted.networks, store, windows, self.levels, floored=fitted.floored)
         return like(user_names(self, table), kind)
 
     def backtest(self, df: Any, n_windows: int = 3, *, show: Show | None = None) -> Any:
@@ -285,7 +285,7 @@ def backtest_fitted(
     fitted = run_training(prepared, plan_members(prepared, kept_back=n_windows), show=show)
     windows, levels = fitted.windows, prepared.config.levels
     tables = [
-        backtest_table(fitted.networks, store, windows, cutoff_n, levels)
+        backtest_table(fitted.networks, store, windows, cutoff_n, levels, floored=not prepared.config.allow_negative)
         for cutoff_n in rolling_cutoffs(store.lengths, store.horizon, n_windows)
     ]
     return fitted, pl.concat(tables).sort("unique_id", "cutoff", "ds", maintain_order=True)

@@ -1,4 +1,4 @@
-"""Scores of forecasts beside those of seasonal naive."""
+"""Scores of forecasts next to those of the best naive forecast."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ import polars as pl
 
 MODEL, BASELINE = "holdfast", "seasonal_naive"
 M4_NAIVE2_HOURLY = (18.383, 2.395)  # sMAPE and MASE of Naive2 (Makridakis, Spiliotis, Assimakopoulos 2020)
+
+
+def naive_title(season: int) -> str:
+    """The name of a naive forecast in tables and sentences.
+
+    Example:
+        >>> naive_title(168), naive_title(1)
+        ('seasonal naive 168', 'last value')
+    """
+    return "last value" if season == 1 else f"seasonal naive {season}"
 
 
 def plain_level(level: float) -> float:
@@ -83,7 +93,7 @@ def mean_scores(table: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def skill(scores: dict[str, dict[str, float]], metric: str = "mase") -> float:
-    """1 - error / error of seasonal naive; nan where it is not known.
+    """1 - error / error of the naive forecast; nan where it is not known.
 
     Example:
         >>> skill({"mase": {"holdfast": 0.8, "seasonal_naive": 1.0}})

@@ -13,7 +13,7 @@ from holdfast.forecasting.anchors import TrainingWindows, useful_anchors, useful
 from holdfast.forecasting.config import Config
 from holdfast.networks import ForecastNetwork, NetworkConfig, candidate_anchors, make_head
 from holdfast.series import SeriesStore, csv_text, unseen_cycles
-from holdfast.training import Task, TrainingConfig, error_scales, split_series
+from holdfast.training import Task, TrainingConfig, best_naive, error_scales, split_series
 from holdfast.windows import Windows
 
 
@@ -73,6 +73,7 @@ def plan_task(
         past_size=store.past.shape[1],
         known_size=store.known.shape[1],
         static_size=store.static.shape[1],
+        best_naive=best_naive(windows, split, torch.from_numpy(scale_n).to(device), tuple(seasons), horizon),
     )
     network = make_network(config, network_config)
     learnable_R = _rows_before(store, split.until_n)

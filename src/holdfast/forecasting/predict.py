@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from holdfast.errors import DataError, Problem
 from holdfast.forecasting.metrics import MODEL, plain_level
-from holdfast.networks import ForecastNetwork, probabilities_of
+from holdfast.networks import ForecastNetwork, Head, NegativeBinomialHead, SigmoidHead, probabilities_of
 from holdfast.series import SeriesStore
 from holdfast.windows import Windows
 
@@ -77,11 +77,44 @@ def _predict_one(
             series[some], cutoffs[some], context_length=config.context_length, horizon=config.horizon
         )
         parameters = network(batch)
-        points.append(network.head.point(parameters).cpu().numpy())
-        borders.append(network.head.quantiles(parameters, probabilities))
+        point_BF = network.head.point(parameters).cpu().numpy()
+        border_BFQ = network.head.quantiles(parameters, probabilities)
+        factor_B = network.widening(batch.age_B, batch.cutoff_B - batch.age_B).cpu().numpy()
+        points.append(point_BF)
+        borders.append(_wider(network.head, point_BF, border_BFQ, factor_B))
     if not points:
         return np.zeros((0, config.horizon)), np.zeros((0, config.horizon, len(probabilities)))
     return np.concatenate(points), np.concatenate(borders)
+
+
+def _wider(
+    head: Head, point_BF: NDArray[np.float64], border_BFQ: NDArray[np.float64], factor_B: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Interval borders moved away from the point forecast, in windows whose factor is above 1; possible values only."""
+    wide_B = factor_B > 1
+    if not wide_B.any():
+        return border_BFQ
+    point_BF1 = point_BF[wide_B, :, None]
+    moved_BFQ: NDArray[np.float64] = border_BFQ.copy()
+    moved_BFQ[wide_B] = point_BF1 + factor_B[wide_B, None, None] * (border_BFQ[wide_B] - point_BF1)
+    if isinstance(head, NegativeBinomialHead):
+        return np.maximum(np.rint(moved_BFQ), 0.0)
+    return moved_BFQ.clip(head.low, head.high) if isinstance(head, SigmoidHead) else moved_BFQ
+
+
+def never_negative(store: SeriesStore, cutoff_n: NDArray[np.int64] | None = None) -> bool:
+    """Whether no value is below 0, as far as the rows before each cutoff tell.
+
+    Example:
+        >>> from holdfast.series import TableOptions, check_table, open_table
+        >>> table = open_table(pl.DataFrame({"ds": [1, 2, 3, 4], "y": [5.0, 0.0, None, -8.0]}))
+        >>> store = check_table(table, TableOptions(horizon=1)).store
+        >>> never_negative(store), never_negative(store, np.array([3]))
+        (False, True)
+    """
+    row_R = np.arange(len(store.y)) - np.repeat(store.offsets[:-1], np.diff(store.offsets))
+    before_R = row_R < np.repeat(store.lengths if cutoff_n is None else cutoff_n, np.diff(store.offsets))
+    return not bool((store.y[before_R] < 0).any())
 
 
 def forecast_table(
@@ -90,6 +123,8 @@ def forecast_table(
     windows: Windows,
     levels: Sequence[float],
     cutoffs: NDArray[np.int64] | None = None,
+    *,
+    floored: bool = False,
 ) -> pl.DataFrame:
     """Forecasts of every series from its end, or from a cutoff each.
 
@@ -99,6 +134,7 @@ def forecast_table(
         windows: The same series as tensors.
         levels: Interval levels in percent.
         cutoffs: Rows of each series that its forecast may see, series with less than one are left out; None: all.
+        floored: Forecasts and borders below 0 become 0 where the rows that may be seen never were below it.
 
     Returns:
         Columns `unique_id`, `ds`, `holdfast`, and two per level.
@@ -112,6 +148,8 @@ def forecast_table(
     rows_WF = cutoff_n[series, None] + np.arange(horizon)
     _check_known(store, series, rows_WF)
     point_WF, border_WFQ = predict_windows(networks, windows, series, cutoff_n[series], levels)
+    if floored and never_negative(store, cutoff_n):
+        point_WF, border_WFQ = np.maximum(point_WF, 0.0), np.maximum(border_WFQ, 0.0)
     owner = np.repeat(series, horizon)
     columns = [
         store.ids.gather(owner).alias("unique_id"),

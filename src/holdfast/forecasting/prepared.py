@@ -45,16 +45,20 @@ class Prepared:
         return self.checked.store
 
 
+MOST_COUNT = 1e9  # log Gamma of larger counts leaves no digits for what a likelihood compares
+
+
 def check_target(config: Config, store: SeriesStore, source: str) -> None:
-    """Refuse values that the head gives no probability: counts below 0 or in parts, values out of bounds.
+    """Refuse values that the head gives no probability: counts below 0, in parts or too large, values out of bounds.
 
     Raises:
         DataError: With an example of such a value and its series.
     """
     low, high = config.bounds
     y_R = store.y
+    count = (y_R < 0) | (y_R != np.floor(y_R)) | (y_R > MOST_COUNT)
     refused: dict[str, tuple[NDArray[np.bool_], str, str]] = {
-        "negative-binomial": ((y_R < 0) | (y_R != np.floor(y_R)), "whole counts of at least 0", "--head student-t"),
+        "negative-binomial": (count, f"whole counts from 0 to {MOST_COUNT:g}", "--head student-t"),
         "sigmoid": ((y_R < low) | (y_R > high), f"values from {low:g} to {high:g}", "--bounds LOW,HIGH"),
     }
     if config.head not in refused:

@@ -12,7 +12,7 @@ from holdfast.flow import Diagnosis
 from holdfast.forecasting.config import Config
 from holdfast.forecasting.diagnosis import case_of_run, diagnose_case, diagnosis_panels
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
-from holdfast.forecasting.metrics import mean_scores, score_table
+from holdfast.forecasting.metrics import mean_scores, naive_title, score_table
 from holdfast.reports import flow_figure
 from holdfast.series import write_table
 from holdfast.telemetry import Outlook
@@ -35,15 +35,19 @@ def predict_run(run: Path, data: Path | None, future: Path | None, out: Path | N
 
 def backtest_file(
     config: Config, data: Path, n_windows: int, out: Path | None, *, show: Show | None = None
-) -> dict[str, dict[str, float]]:
-    """Backtest a file; with `out` the scores of each series and cutoff are written there. Returns their means."""
+) -> tuple[dict[str, dict[str, float]], str]:
+    """Backtest a file; with `out` the scores of each series and cutoff are written there.
+
+    Returns:
+        Mean scores, and the name of the naive forecast in them.
+    """
     if out is not None:
         check_place(out)
     fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
     scores = score_table(table, fitted.prepared.checked.table, fitted.network.config.naive_season, config.levels)
     if out is not None:
         write_table(scores.rename({"unique_id": config.id_name}), out)
-    return mean_scores(scores)
+    return mean_scores(scores), naive_title(fitted.network.config.baseline_season)
 
 
 def diagnose_run(run: Path | str, data: Path | str | None = None, picture: Path | None = None) -> Diagnosis:

@@ -20,6 +20,7 @@ from holdfast.networks.init import INITS, check_init, init_recurrent_
 from holdfast.networks.linear import ridge
 from holdfast.networks.quantiles import probabilities_of
 from holdfast.networks.scaling import WindowScale, masked_mean, window_scale
+from holdfast.networks.widening import SIZES, Widening
 
 __all__ = [
     "CELLS",
@@ -28,6 +29,7 @@ __all__ = [
     "INITS",
     "LSTM",
     "RNN",
+    "SIZES",
     "Anchor",
     "Constraint",
     "ForecastNetwork",
@@ -41,6 +43,7 @@ __all__ = [
     "Standardise",
     "StudentTHead",
     "Target",
+    "Widening",
     "WindowScale",
     "anchor_forecasts",
     "batch_loss",

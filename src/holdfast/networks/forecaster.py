@@ -20,12 +20,13 @@ from holdfast.networks.constraint import constrain_recurrent_
 from holdfast.networks.heads import Head, HeadParameters, Target
 from holdfast.networks.init import init_recurrent_, zero_
 from holdfast.networks.scaling import WindowScale, masked_mean, window_scale
+from holdfast.networks.widening import Widening
 from holdfast.windows import Batch
 
 SMALLEST_UNIT = 1e-3  # of the window's spread: a window that repeats itself exactly still gets intervals
 SMALLEST_DEVIATION = 1e-6  # of a covariate's mean: single precision carries 7 digits
 SILENT = 1e30  # a deviation that leaves nothing of a covariate
-WINDOW_FEATURES = 1  # log unit over spread; the level itself says nothing, so that a constant added changes nothing
+LARGEST_Z = 10.0  # of the window features: farther out, an outlier is an outlier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class NetworkConfig:
         past_size: Number of past covariates.
         known_size: Number of future covariates and calendar features.
         static_size: Number of static features.
+        best_naive: Season of the naive forecast to beat, the best one on the validation windows; None: `naive_season`.
 
     Example:
         >>> NetworkConfig(horizon=48, context_length=336, segment=24, seasons=(24, 168)).cell
@@ -67,11 +69,17 @@ class NetworkConfig:
     past_size: int = 0
     known_size: int = 0
     static_size: int = 0
+    best_naive: int | None = None
 
     @property
     def naive_season(self) -> int:
-        """Season of the seasonal naive forecast that everything is measured against; 1, the last value, without one."""
+        """Season of the seasonal naive forecast whose error is the unit; 1, the last value, without one."""
         return self.seasons[0] if self.seasons else 1
+
+    @property
+    def baseline_season(self) -> int:
+        """Season of the naive forecast that skill is measured against."""
+        return self.naive_season if self.best_naive is None else self.best_naive
 
 
 class Standardise(nn.Module):
@@ -155,14 +163,16 @@ class ForecastNetwork(nn.Module):
         size, segment = config.hidden_size, config.segment
         self.decoded_length = min(segment, config.horizon)
         self.decoded_segments = -(-config.horizon // self.decoded_length)
+        window_size = len({1, *config.seasons}) + 2
         per_step = 2 + config.past_size + config.known_size
         decoder_size = size + self.decoded_length * config.known_size + config.static_size
+        self.widening = Widening()
         self.past = Standardise(config.past_size)
         self.known = Standardise(config.known_size)
         self.static = Standardise(config.static_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            input_size = segment * per_step + WINDOW_FEATURES + config.static_size
+            input_size = segment * per_step + window_size + config.static_size
             self.recurrent = make_cell(config.cell, input_size, size, config.num_layers, config.dropout)
             if config.init != "orthogonal":  # the layers' own start
                 steps = max(config.context_length // segment, 3)
@@ -206,7 +216,7 @@ class ForecastNetwork(nn.Module):
     def forward(self, batch: Batch) -> HeadParameters:
         """Distribution of every horizon step."""
         z_BT, unit_B, scale = normalise(batch, self.config.seasons)
-        window_BW = unit_B.log()[:, None]
+        window_BW = window_features(scale, batch, self.config.seasons)
         weights_BFA, raw_BFP = self.decode(self.encode(z_BT, batch, window_BW), batch)
         anchors_BFA = anchor_forecasts(z_BT, batch.mask_BT, self.config.anchors, self.config.horizon, self.linear_TF)
         mix_BF = (weights_BFA * anchors_BFA).sum(-1)
@@ -232,11 +242,35 @@ def normalise(batch: Batch, seasons: Sequence[int]) -> tuple[Tensor, Tensor, Win
     """
     scale = window_scale(batch.recent_BT, batch.recent_mask_BT, recent=max(seasons, default=batch.y_BT.shape[1]))
     z_BT = scale.normalise(batch.y_BT).masked_fill(~batch.mask_BT, 0.0)
-    recent_BT = z_BT
-    if batch.recent_BT is not batch.y_BT:
-        recent_BT = scale.normalise(batch.recent_BT).masked_fill(~batch.recent_mask_BT, 0.0)
-    unit_B = naive_error(recent_BT, batch.recent_mask_BT, seasons[0] if seasons else 1).clamp(min=SMALLEST_UNIT)
+    unit_B = naive_error(*_recent(scale, batch), seasons[0] if seasons else 1).clamp(min=SMALLEST_UNIT)
     return z_BT, unit_B, scale
+
+
+def window_features(scale: WindowScale, batch: Batch, seasons: Sequence[int]) -> Tensor:
+    """What tells windows apart and does not depend on their level and units [B, W].
+
+    The logarithms of the naive errors at lag 1 and at each season, in units of z, then the smallest and the largest z:
+    how rough a window is, how well it repeats itself, and how far its floor and its ceiling are.
+
+    Args:
+        scale: Level and spread of the windows.
+        batch: B windows.
+        seasons: Season lengths in steps.
+
+    Example:
+        >>> from holdfast.windows import Windows
+        >>> batch = Windows.from_arrays([0.0, 4.0, 0.0, 8.0], [0, 4], [4]).gather([0], [4], context_length=4, horizon=0)
+        >>> [round(value, 3) for value in window_features(normalise(batch, (2,))[2], batch, (2,))[0].tolist()]
+        [0.575, -0.405, -1.333, 1.333]
+    """
+    z_BT, mask_BT = _recent(scale, batch)
+    errors = [naive_error(z_BT, mask_BT, lag).clamp(min=SMALLEST_UNIT).log() for lag in dict.fromkeys((1, *seasons))]
+    return torch.stack([*errors, z_BT.amin(1).clamp(min=-LARGEST_Z), z_BT.amax(1).clamp(max=LARGEST_Z)], -1)
+
+
+def _recent(scale: WindowScale, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The rows up to the newest observed one, normalised, and where they were observed."""
+    return scale.normalise(batch.recent_BT).masked_fill(~batch.recent_mask_BT, 0.0), batch.recent_mask_BT
 
 
 def naive_error(z_BT: Tensor, mask_BT: Tensor, season: int) -> Tensor:

@@ -94,6 +94,6 @@ def _draw(panel: Any, rows: pl.DataFrame, *, first: bool) -> None:
         panel.fill_between(rows["ds"], *borders, color=FORECAST, alpha=alpha, linewidth=0, label=label(f"{level} %"))
     if "seasonal_naive" in rows.columns:
         naive = rows["seasonal_naive"]
-        panel.plot(rows["ds"], naive, color=NAIVE, linewidth=1, linestyle=":", label=label("seasonal naive"))
+        panel.plot(rows["ds"], naive, color=NAIVE, linewidth=1, linestyle=":", label=label("best naive forecast"))
     panel.plot(rows["ds"], rows["holdfast"], color=FORECAST, linewidth=1.6, label=label("holdfast"))
     panel.axvline(rows["ds"][0], color=INK, linewidth=0.6, alpha=0.4)

@@ -163,9 +163,7 @@ def table_problems(options: TableOptions) -> Iterator[Problem]:
         fix = "give --season-length 24 or 24,168, or --season-length none"
         yield wrong("season_length", "whole numbers, or none", seasons, fix)
     for name in ("fill_gaps", "wide", "snap"):
-        if not isinstance(getattr(options, name), bool):
-            fix = f"give --{flag(name)}, or leave it out"
-            yield wrong(name, "True or False", getattr(options, name), fix)
+        yield from flag_problem(name, getattr(options, name))
     yield from _column_problems(options)
     yield from _text_problems(options)
     if options.freq is not None and options.freq != "rows":
@@ -206,6 +204,12 @@ def whole_problem(name: str, value: object, least: int, *, optional: bool = Fals
         return
     expected = f"a whole number of at least {least}" + (" and below 2^63" if name == "seed" else "")
     yield wrong(name, expected, value, f"give --{flag(name)} {least} or more")
+
+
+def flag_problem(name: str, value: object) -> Iterator[Problem]:
+    """A problem where an option is not True or False."""
+    if not isinstance(value, bool):
+        yield wrong(name, "True or False", value, f"give --{flag(name)}, or leave it out")
 
 
 def wrong(name: str, expected: str, got: object, fix: str) -> Problem:

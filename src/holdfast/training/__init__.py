@@ -10,7 +10,7 @@ from holdfast.training.schedule import learning_rate
 from holdfast.training.split import Split, error_scales, split_series
 from holdfast.training.step import train_step
 from holdfast.training.task import PEAK_RATES, Task, TrainingConfig
-from holdfast.training.validate import validate
+from holdfast.training.validate import best_naive, validate
 
 __all__ = [
     "PEAK_RATES",
@@ -19,6 +19,7 @@ __all__ = [
     "Split",
     "Task",
     "TrainingConfig",
+    "best_naive",
     "error_scales",
     "fit_notes",
     "flow_notes",

@@ -1,8 +1,10 @@
-"""Scores on the held-out end of each series, beside seasonal naive."""
+"""Scores on the held-out end of each series, next to the best naive forecast."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,8 +23,8 @@ def validate(
 ) -> ValidationRecord:
     """Loss, scaled error and skill on the validation windows.
 
-    The seasonal naive forecast beside it is that of the network's first season (the last value without one), as far
-    back as the context reaches. The network is in training mode afterwards.
+    The naive forecast next to it is the one to beat, of `baseline_season`, as far back as the context reaches. The
+    network is in training mode afterwards.
 
     Args:
         network: The forecaster, on the device of the windows.
@@ -46,7 +48,7 @@ def validate(
     """
     started = time.perf_counter()
     config, sums = network.config, torch.zeros(4, dtype=torch.float64)
-    season: Anchor = ("season", config.naive_season)
+    season: Anchor = ("season", config.baseline_season)
     network.eval()
     for start in range(0, len(split.validated_V), WINDOWS_AT_ONCE):
         series = torch.from_numpy(split.validated_V[start : start + WINDOWS_AT_ONCE])
@@ -66,3 +68,48 @@ def validate(
     skill = 1 - error / naive_error if naive_error > 0 else float("nan")
     seconds = time.perf_counter() - started
     return ValidationRecord(step=step, loss=loss, error=error, naive_error=naive_error, skill=skill, seconds=seconds)
+
+
+def best_naive(
+    windows: Windows, split: Split, error_scale_n: Tensor, seasons: Sequence[int], horizon: int
+) -> int | None:
+    """The season of the naive forecast with the smallest error on the validation windows.
+
+    The candidates are the last value (season 1) and the seasonal naive forecast of each season.
+
+    Args:
+        windows: The series.
+        split: Which windows to validate on.
+        error_scale_n: Seasonal naive error of each series, in the units of the data.
+        seasons: Season lengths in steps; of equals, the first wins.
+        horizon: Steps to forecast.
+
+    Returns:
+        A season length, 1 for the last value; None where nothing can be validated.
+
+    Example:
+        >>> import numpy as np
+        >>> from holdfast.training import split_series
+        >>> windows = Windows.from_arrays([1.0, 5.0, 9.0] * 8, offsets=[0, 24], lengths=[22])
+        >>> best_naive(windows, split_series(np.array([22]), 6, 2), torch.ones(1), (2, 3), horizon=2)
+        3
+    """
+    candidates = tuple(dict.fromkeys((*seasons, 1)))
+    errors = [_naive_error(windows, split, error_scale_n, season, horizon) for season in candidates]
+    known = [error for error in errors if not math.isnan(error)]
+    return candidates[errors.index(min(known))] if known else None
+
+
+def _naive_error(windows: Windows, split: Split, error_scale_n: Tensor, season: int, horizon: int) -> float:
+    """Mean scaled error of one naive forecast on the validation windows; nan without one."""
+    total, count = 0.0, 0
+    for start in range(0, len(split.validated_V), WINDOWS_AT_ONCE):
+        some = slice(start, start + WINDOWS_AT_ONCE)
+        batch = windows.gather(
+            split.validated_V[some], split.cutoff_V[some], context_length=2 * season, horizon=horizon
+        )
+        naive_BF = anchor_forecasts(batch.y_BT, batch.mask_BT, [("season", season)], horizon)[..., 0]
+        error_BF = (naive_BF - batch.target_BF).abs() / error_scale_n[batch.series_B][:, None]
+        total += float(error_BF[batch.target_mask_BF].double().sum())
+        count += int(batch.target_mask_BF.sum())
+    return total / count if count else math.nan

@@ -64,4 +64,4 @@ def bridge(y_R: Floats, first_R: Ints, newest_R: Ints, seasons: Sequence[int]) -
         value = np.where(inside, y_R[np.where(inside, source, 0)], np.nan)
         filled_R[missing] = value
         missing = missing[~np.isfinite(value)]
-    return filled_R
+    return np.asarray(filled_R)

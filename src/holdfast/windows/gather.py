@@ -34,6 +34,7 @@ class Windows:
         length_n: Observed rows of each series (int64).
         newest_R: The newest observed row at or before each row (int64); None where no row is missing.
         bridge_R: Values with missing rows filled by the season before them (float64); None where no row is missing.
+        seasons: Season lengths in steps that missing rows are filled by.
 
     Example:
         >>> import numpy as np
@@ -50,6 +51,7 @@ class Windows:
     length_n: Tensor
     newest_R: Tensor | None = None
     bridge_R: Tensor | None = None
+    seasons: tuple[int, ...] = ()
 
     @classmethod
     def from_store(
@@ -70,8 +72,9 @@ class Windows:
             static_nS=torch.as_tensor(store.static, device=device),
             start_n=torch.as_tensor(store.offsets[:-1], device=device),
             length_n=torch.as_tensor(store.lengths, device=device),
-            newest_R=None if newest_R is None else torch.as_tensor(newest_R, device=device),
-            bridge_R=None if bridge_R is None else torch.as_tensor(bridge_R, device=device),
+            newest_R=_on(newest_R, device),
+            bridge_R=_on(bridge_R, device),
+            seasons=tuple(seasons),
         )
 
     @classmethod
@@ -89,8 +92,9 @@ class Windows:
             static_nS=torch.zeros(len(lengths), 0),
             start_n=torch.tensor(offsets[:-1], dtype=torch.int64),
             length_n=torch.tensor(lengths, dtype=torch.int64),
-            newest_R=None if newest_R is None else torch.from_numpy(newest_R),
-            bridge_R=None if bridge_R is None else torch.from_numpy(bridge_R),
+            newest_R=_on(newest_R, "cpu"),
+            bridge_R=_on(bridge_R, "cpu"),
+            seasons=tuple(seasons),
         )
 
     def gather(
@@ -151,6 +155,48 @@ class Windows:
             target_mask_BF=target_mask_BF,
         )
 
+    def excerpt(
+        self, series: NDArray[np.int64], cutoff: NDArray[np.int64], *, rows: int, horizon: int, hidden: int = 0
+    ) -> Windows:
+        """Each window as a series of its own, to try it with less history or with an outage at its end.
+
+        Args:
+            series: B series numbers.
+            cutoff: B counts of rows that the forecast may see.
+            rows: Rows of history that are kept at most.
+            horizon: Rows after the cutoff.
+            hidden: Last rows of the history whose values are taken out.
+
+        Returns:
+            B series of `min(rows, cutoff)` rows, with their horizons after them.
+
+        Example:
+            >>> windows = Windows.from_arrays(np.arange(10.0), offsets=[0, 10], lengths=[8])
+            >>> few = windows.excerpt(np.array([0]), np.array([6]), rows=3, horizon=2, hidden=1)
+            >>> few.y_R.tolist()
+            [3.0, 4.0, nan, 6.0, 7.0]
+        """
+        kept_n = np.minimum(rows, cutoff) + horizon
+        first_n = self.start_n.cpu().numpy()[series] + cutoff + horizon - kept_n
+        offsets = np.append(0, np.cumsum(kept_n))
+        row_R = torch.from_numpy(np.repeat(first_n - offsets[:-1], kept_n) + np.arange(offsets[-1]))
+        row_R = row_R.to(self.y_R.device)
+        y_R = self.y_R[row_R].clone()
+        for end in (offsets[1:] - horizon).tolist():
+            y_R[max(end - hidden, 0) : end] = torch.nan
+        newest_R, bridge_R = _bridges(y_R.cpu().numpy(), offsets, kept_n, self.seasons)
+        return Windows(
+            y_R=y_R,
+            past_RP=self.past_RP[row_R],
+            known_RK=self.known_RK[row_R],
+            static_nS=self.static_nS[torch.from_numpy(series).to(self.y_R.device)],
+            start_n=torch.as_tensor(offsets[:-1], device=y_R.device),
+            length_n=torch.as_tensor(kept_n, device=y_R.device),
+            newest_R=_on(newest_R, y_R.device),
+            bridge_R=_on(bridge_R, y_R.device),
+            seasons=self.seasons,
+        )
+
     def _age(self, series_B: Tensor, cutoff_B: Tensor) -> Tensor:
         """Rows after the newest observed one, up to the cutoff; 0 where nothing was observed."""
         if self.newest_R is None:
@@ -177,3 +223,7 @@ def _bridges(
         return None, None
     newest_R = newest_observed(y_R, first_R)
     return newest_R, bridge(y_R, first_R, newest_R, seasons)
+
+
+def _on(values: NDArray[np.int64] | NDArray[np.float64] | None, device: torch.device | str) -> Tensor | None:
+    return None if values is None else torch.as_tensor(values, device=device)
