@@ -6,7 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.errors import DataError, HoldfastError, OptionError, Problem, RunDirectoryError, TrainingError
+    from holdfast.errors import (
+        DataError,
+        DataWarning,
+        HoldfastError,
+        OptionError,
+        Problem,
+        RunDirectoryError,
+        TrainingError,
+    )
     from holdfast.forecasting import Config, Forecaster
     from holdfast.gradients import (
         ClipAGC,
@@ -34,6 +42,7 @@ _HOMES = {
     "ClipZScore": "gradients",
     "Config": "forecasting",
     "DataError": "errors",
+    "DataWarning": "errors",
     "Forecaster": "forecasting",
     "GradientGuard": "gradients",
     "HoldfastError": "errors",
@@ -54,6 +63,7 @@ __all__ = [
     "ClipZScore",
     "Config",
     "DataError",
+    "DataWarning",
     "Forecaster",
     "GradientGuard",
     "HoldfastError",

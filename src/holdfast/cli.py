@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast import __version__
-from holdfast.errors import HoldfastError, OptionError, Problem
+from holdfast.errors import DataWarning, HoldfastError, OptionError, Problem
 
 app = typer.Typer(
     name="holdfast",
@@ -258,7 +259,11 @@ def predict(
     from holdfast.forecasting.runs import predict_run
     from holdfast.series import csv_text
 
-    table = predict_run(run, data, future_data, out_file)
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always", DataWarning)
+        table = predict_run(run, data, future_data, out_file)
+    for one in noticed:
+        _say(err, str(one.message))
     if out_file is None:
         sys.stdout.write(csv_text(table))
 

@@ -99,3 +99,15 @@ class TrainingError(HoldfastError):
     """
 
     exit_code = 3
+
+
+class DataWarning(UserWarning):
+    """Something about newer data that makes a forecast less certain, or that was read in a way worth knowing.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.warn("no value in the newest rows", DataWarning)
+        >>> str(caught[0].message)
+        'no value in the newest rows'
+    """

@@ -96,7 +96,7 @@ class Fitted:
     def windows_of(self, store: SeriesStore) -> Windows:
         """Other series as tensors, where the networks are."""
         place = next(self.network.parameters()).device
-        return Windows.from_store(store, place, seasons=self.network.config.seasons)
+        return Windows.from_store(store, place, seasons=(self.network.config.baseline_season,))
 
 
 def start_run(run: Path, prepared: Prepared, members: Sequence[Member]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from holdfast.errors import DataError, OptionError, Problem, RunDirectoryError
+from holdfast.errors import DataError, DataWarning, OptionError, Problem, RunDirectoryError
 from holdfast.flow import Diagnosis
 from holdfast.forecasting import rundir
 from holdfast.forecasting.backtest import backtest_table, check_windows, rolling_cutoffs
@@ -25,13 +26,15 @@ from holdfast.forecasting.fitted import (
     write_fitted,
     write_telemetry,
 )
+from holdfast.forecasting.fork import refuse_fork
 from holdfast.forecasting.members import plan_again, plan_members
+from holdfast.forecasting.notes import history_notes
 from holdfast.forecasting.predict import forecast_table
 from holdfast.forecasting.prepared import Prepared, prepare, user_names
 from holdfast.series import (
+    Checked,
     Kind,
     RawTable,
-    SeriesStore,
     TableOptions,
     check_table,
     like,
@@ -85,6 +88,7 @@ class Forecaster(Config):
             TrainingError: Training was not finite beyond recovery.
             KeyboardInterrupt: Ctrl-C; with `out` the run was saved and `resume` goes on with it.
         """
+        refuse_fork()
         run = Path(out) if out is not None else None
         if run is not None:
             rundir.check_new(run)
@@ -106,13 +110,22 @@ class Forecaster(Config):
             units of `y`, one row per series and step.
 
         Raises:
-            OptionError: The forecaster is not fitted.
+            OptionError: The forecaster is not fitted, or this process was forked from one that had computed.
             DataError: With everything that is wrong with the tables.
+
+        Warns:
+            DataWarning: With each thing about newer data that should be known: an outage at its end, a short history,
+                how it was read.
         """
+        refuse_fork()
         fitted = self.fitted
         kind, store = fitted.prepared.kind, fitted.prepared.store
         if df is not None or future is not None:
-            kind, store = self._store_of(fitted.prepared, df, future)
+            kind, checked = self._check(fitted.prepared, df, future)
+            store, known = checked.store, summary_lines(fitted)
+            for note in (*checked.notes, *history_notes(store, fitted.network.config.context_length)):
+                if note not in known:
+                    warnings.warn(note, DataWarning, stacklevel=2)
         windows = fitted.windows_of(store)
         table = forecast_table(fitted.networks, store, windows, self.levels, floored=fitted.floored)
         return like(user_names(self, table), kind)
@@ -162,10 +175,11 @@ class Forecaster(Config):
             >>> forecaster.diagnose(table).kind
             'vanishing'
         """
+        refuse_fork()
         if self._fitted is None and df is not None:
             return diagnose_case(case_before(prepare(self.config, open_table(df, self))))
         fitted = self.fitted
-        store = self._store_of(fitted.prepared, df, None)[1] if df is not None else None
+        store = self._check(fitted.prepared, df, None)[1].store if df is not None else None
         return diagnose_case(case_after(fitted, store, fitted.log.records))
 
     def save(self, path: Path | str) -> None:
@@ -251,14 +265,14 @@ class Forecaster(Config):
         object.__setattr__(self, "_fitted", fitted)
         return self
 
-    def _store_of(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, SeriesStore]:
+    def _check(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, Checked]:
         own = RawTable(user_names(self, prepared.checked.table), prepared.kind, "the table of the fit")
         table = own if df is None else open_table(df, self)
         ahead = open_table(future, self, "the future table") if future is not None else None
         options = replace(table_options_of(prepared.config), freq=prepared.store.freq.text)
         check_columns(options, table)
         checked = check_table(table, options, future=ahead, categories=prepared.checked.categories)
-        return table.kind, checked.store
+        return table.kind, checked
 
 
 def check_columns(options: TableOptions, table: RawTable) -> None:
@@ -276,6 +290,7 @@ def backtest_fitted(
     forecaster: Forecaster, df: Any, n_windows: int, *, show: Show | None = None
 ) -> tuple[Fitted, pl.DataFrame]:
     """Train before the last windows, and forecast each from its own cutoff (see `Forecaster.backtest`)."""
+    refuse_fork()
     if not isinstance(n_windows, int) or isinstance(n_windows, bool) or n_windows < 1:
         problem = Problem("option windows", "a whole number of at least 1", repr(n_windows), "give --windows 3")
         raise OptionError(problem)

@@ -51,8 +51,10 @@ def plan_task(
     horizon = store.horizon
     context_length, segment = context_and_segment(config, seasons, horizon, int(length_n.max()))
     split = split_series(length_n, context_length, horizon)
-    windows = Windows.from_store(store, device, seasons=tuple(seasons))
+    windows = Windows.from_store(store, device)
     scale_n = error_scales(store.y, store.offsets[:-1], split.until_n, seasons[0] if seasons else 1)
+    naive = best_naive(windows, split, torch.from_numpy(scale_n).to(device), tuple(seasons), horizon)
+    windows = Windows.from_store(store, device, seasons=seasons[:1] if naive is None else (naive,))
     looks = TrainingWindows(windows, split, context_length, horizon, tuple(seasons))
     anchors = useful_anchors(looks, candidate_anchors(seasons, horizon))
     linear_TF = useful_linear(looks, anchors) if split.trainable else None
@@ -73,7 +75,7 @@ def plan_task(
         past_size=store.past.shape[1],
         known_size=store.known.shape[1],
         static_size=store.static.shape[1],
-        best_naive=best_naive(windows, split, torch.from_numpy(scale_n).to(device), tuple(seasons), horizon),
+        best_naive=naive,
     )
     network = make_network(config, network_config)
     learnable_R = _rows_before(store, split.until_n)

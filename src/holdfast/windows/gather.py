@@ -62,7 +62,8 @@ class Windows:
         Args:
             store: The series.
             device: Where to.
-            seasons: Season lengths in steps: an outage at the end of a context repeats the season before it.
+            seasons: Season lengths in steps: an outage at the end of a context repeats the longest of them, as far as
+                it was observed.
         """
         newest_R, bridge_R = _bridges(store.y, store.offsets, store.lengths, seasons)
         return cls(
