@@ -124,6 +124,34 @@ def test_a_season_that_no_context_holds_is_left_out_and_the_summary_says_so():
     assert not any("left out, longer" in note for note in fed.checked.notes)
 
 
+@pytest.mark.parametrize("said", [1, 0, "none"])
+@pytest.mark.parametrize("horizon", [1, 2, 12])
+def test_without_a_season_the_context_is_two_horizons_and_no_two_anchors_are_alike(said, horizon):
+    frame = series({name: np.random.default_rng(place).normal(5, 1, 200) for place, name in enumerate("ab")})
+    shapes = plan(prepared(frame, season_length=said, horizon=horizon)).network.config
+    assert (shapes.seasons, shapes.naive_season) == ((), 1)
+    assert (shapes.context_length, shapes.segment) == (2 * horizon, 1)
+    candidates = candidate_anchors((), horizon)
+    assert set(shapes.anchors) <= {*candidates, ("linear", 2 * horizon)}
+    z_BT, mask_BT = torch.randn(3, 2 * horizon), torch.ones(3, 2 * horizon, dtype=torch.bool)
+    forecasts_BFA = anchor_forecasts(z_BT, mask_BT, candidates, horizon)
+    for first in range(len(candidates)):
+        for second in range(first):
+            assert not torch.allclose(forecasts_BFA[..., first], forecasts_BFA[..., second])
+
+
+@pytest.mark.parametrize("said", [1, 0, "none"])
+def test_without_a_season_the_summary_says_so_or_what_was_found(said):
+    noise = series({"a": np.random.default_rng(0).normal(5, 1, 120)})
+    assert "no season" in small(season_length=said, max_steps=1).fit(noise).summary().splitlines()
+    (line,) = [
+        line
+        for line in small(season_length=said, max_steps=1).fit(table(120)).summary().splitlines()
+        if "season" in line.split(":")[0] and not line.startswith("skill")
+    ]
+    assert line.startswith("no season" if said == "none" else f"season {SEASON}: found: autocorrelation")
+
+
 def test_a_context_that_is_cut_is_told():
     frame = pl.DataFrame({"ds": np.arange(40_000), "y": wave(40_000, 0)})
     assert prepared(frame, season_length=(6, 10_000)).checked.notes[-1] == (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from tests.series.small import check as check_frame
 
-from holdfast.series import Freq, SeriesStore, TableOptions, find_seasons, left_out, m4_hourly
+from holdfast.series import Freq, SeriesStore, TableOptions, find_seasons, left_out, m4_hourly, seasons_of
 from holdfast.series.seasons import autocorrelation
 
 Rng = np.random.Generator
@@ -216,6 +216,21 @@ def test_a_season_longer_than_the_largest_context_is_neither_used_nor_looked_for
     )
     assert left_out(store, TableOptions(season_length="none"), 149) == ()
     assert left_out(store, TableOptions(), 149) == ()
+
+
+@pytest.mark.parametrize("said", [1, 0, (1,), (0, 1)])
+def test_a_season_of_one_step_is_no_usual_season_and_the_search_still_runs(said: int | tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    options = TableOptions(season_length=said)
+    (found,) = seasons_of(store_of([week(rng, 400)], "1h"), options, holdout=0)
+    assert (found.length, found.reason.partition(":")[0]) == (7, "found")
+    assert seasons_of(store_of([rng.normal(size=400)], "1h"), options, holdout=0) == ()
+
+
+def test_no_season_means_no_search_either() -> None:
+    store = store_of([week(np.random.default_rng(3), 400)], "1h")
+    assert seasons_of(store, TableOptions(season_length="none"), holdout=0) == ()
+    assert [s.length for s in seasons_of(store, TableOptions(season_length=(24, 1)), holdout=0)] == [24, 7]
 
 
 def test_the_user_s_order_is_kept() -> None:
