@@ -68,6 +68,16 @@ def kept(data, tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"), [("1", "season 6: found"), ("0", "season 6: found"), ("none", "no season")]
+)
+def test_a_season_length_of_one_leaves_the_search_and_none_does_not(run, data, said, expected):
+    code, out, _ = run("fit", data, *FIT, "--season-length", said)
+    assert code == 0
+    assert expected in out
+    assert "usual" not in out
+
+
 def four_parts(err):
     """The problems on stderr, each as where, expected, got, to do."""
     return re.findall(r"^Error: (.+)\n  expected: (.+)\n  got:      (.+)\n  to do:    (.+)$", err, re.MULTILINE)

@@ -41,7 +41,8 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "horizon": (int, "Steps to forecast. [default: the usual number for the frequency]"),
     "season_length": (
         str,
-        "Steps in one season, or several (24,168); more are looked for; or none. [default: by frequency]",
+        "Steps in one season, or several (24,168); more are looked for, 1: without a usual one; none: no season. "
+        "[default: by frequency]",
     ),
     "context_length": (int, "Past steps fed. [default: two of the longest season]"),
     "cell": (str, "lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear. [default: lstm]"),

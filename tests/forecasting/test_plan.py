@@ -24,7 +24,7 @@ from holdfast.forecasting.members import plan
 from holdfast.forecasting.plan import context_and_segment, training_config
 from holdfast.forecasting.prepared import prepare
 from holdfast.networks import anchor_forecasts, candidate_anchors
-from holdfast.series import RawTable
+from holdfast.series import LARGEST_CONTEXT, RawTable
 from holdfast.training import split_series
 from holdfast.windows import Sampler, Windows
 
@@ -53,6 +53,16 @@ def prepared(frame, **options):
         ({"segment": 5}, (24,), 48, 960, (100, 5)),
         ({"segment": 100}, (), 6, 30, (100, 100)),
         ({"context_length": 7, "segment": 3}, (), 6, 30, (9, 3)),
+        ({}, (3600,), 3600, 259_200, (14400, 3600)),
+        ({}, (1440, 10080), 1440, 50_000, (15840, 1440)),  # eleven days: two weeks would be more than the largest one
+        ({}, (1440, 10080), 1440, 16_000, (17280, 1440)),  # what there is, in whole segments
+        ({}, (24, 8760), 48, 90_000, (16368, 48)),  # two days a segment: a day would be 682 of them
+        ({}, (3600,), 3600, 10_000, (10_000, 20)),  # the least part of a season that makes at most 512 segments
+        ({}, (), 3600, 10_000, (7200, 15)),
+        ({}, (), 30_000, 200_000, (16384, 32)),
+        ({"segment": 20_000}, (), 30_000, 200_000, (20_000, 20_000)),
+        ({"segment": 1}, (3600,), 3600, 10_000, (10_000, 1)),
+        ({"context_length": 86_400}, (3600, 86_400), 3600, 259_200, (86_400, 3600)),
     ],
 )
 def test_context_and_segment(options, seasons, horizon, longest, expected):
@@ -73,6 +83,82 @@ def test_a_context_is_whole_segments_and_no_shorter_than_asked(context_length, s
     assert cut == segment or segment is None
     assert got >= (context_length or 1)
     assert got - (context_length or longest) < cut  # rounding up is all that can make it longer
+
+
+@given(st.lists(st.integers(2, LARGEST_CONTEXT), max_size=3), st.integers(1, 10**6), st.integers(1, 10**8))
+def test_context_and_recurrent_steps_are_bounded_however_long_series_seasons_and_horizon_are(seasons, horizon, longest):
+    context_length, segment = context_and_segment(Config(), seasons, horizon, longest)
+    assert segment <= context_length < LARGEST_CONTEXT + segment
+    assert context_length // segment <= 512
+    if seasons:
+        assert segment % seasons[0] == 0 or seasons[0] % segment == 0
+
+
+@pytest.mark.parametrize("context_length", [100, 4096, 5000, 16384, 40_000])
+def test_the_values_looked_at_stay_as_many_however_long_the_context_is(context_length):
+    """In comparing anchors and in validating; windows of up to 4096 steps stay as many as they were."""
+    lengths = np.array([200_000, 300_000])
+    split = split_series(lengths, context_length, HORIZON)
+    windows = Windows.from_arrays(np.zeros(500_000), [0, 200_000, 500_000], lengths.tolist())
+    looks = TrainingWindows(windows, split, context_length, HORIZON, (SEASON,))
+    (looked,) = looks.draw(split.first_n, split.last_n, 1)
+    affordable = 2**22 // context_length
+    assert len(looked.z_BT) == min(1024, affordable)
+    assert len(split.validated_V) == pytest.approx(min(256, affordable / 4), abs=2)
+
+
+def test_a_season_that_no_context_holds_is_left_out_and_the_summary_says_so():
+    rows = 20_000
+    frame = pl.DataFrame({"ds": np.arange(rows), "y": wave(rows, 0)})
+    frame = frame.with_columns(ds=pl.datetime(2024, 1, 1) + pl.duration(seconds="ds"))
+    options = {"freq": None, "season_length": None, "horizon": 60}
+    forecaster = small(**options, max_steps=0).fit(frame)
+    said = forecaster.summary().splitlines()
+    assert (
+        "season 86400: left out, longer than the largest context of 16384 steps;"
+        " give --context-length 86400 to feed it, with a smaller --batch-size if memory is short"
+    ) in said
+    assert "season 3600: usual for 1s data" in said
+    assert "horizon 60 steps of 1s, context 14400 in segments of 3600" in said
+    fed = prepared(frame, **options, context_length=90_000)
+    assert not any("left out, longer" in note for note in fed.checked.notes)
+
+
+@pytest.mark.parametrize("said", [1, 0, "none"])
+@pytest.mark.parametrize("horizon", [1, 2, 12])
+def test_without_a_season_the_context_is_two_horizons_and_no_two_anchors_are_alike(said, horizon):
+    frame = series({name: np.random.default_rng(place).normal(5, 1, 200) for place, name in enumerate("ab")})
+    shapes = plan(prepared(frame, season_length=said, horizon=horizon)).network.config
+    assert (shapes.seasons, shapes.naive_season) == ((), 1)
+    assert (shapes.context_length, shapes.segment) == (2 * horizon, 1)
+    candidates = candidate_anchors((), horizon)
+    assert set(shapes.anchors) <= {*candidates, ("linear", 2 * horizon)}
+    z_BT, mask_BT = torch.randn(3, 2 * horizon), torch.ones(3, 2 * horizon, dtype=torch.bool)
+    forecasts_BFA = anchor_forecasts(z_BT, mask_BT, candidates, horizon)
+    for first in range(len(candidates)):
+        for second in range(first):
+            assert not torch.allclose(forecasts_BFA[..., first], forecasts_BFA[..., second])
+
+
+@pytest.mark.parametrize("said", [1, 0, "none"])
+def test_without_a_season_the_summary_says_so_or_what_was_found(said):
+    noise = series({"a": np.random.default_rng(0).normal(5, 1, 120)})
+    assert "no season" in small(season_length=said, max_steps=1).fit(noise).summary().splitlines()
+    (line,) = [
+        line
+        for line in small(season_length=said, max_steps=1).fit(table(120)).summary().splitlines()
+        if "season" in line.split(":")[0] and not line.startswith("skill")
+    ]
+    assert line.startswith("no season" if said == "none" else f"season {SEASON}: found: autocorrelation")
+
+
+def test_a_context_that_is_cut_is_told():
+    frame = pl.DataFrame({"ds": np.arange(40_000), "y": wave(40_000, 0)})
+    assert prepared(frame, season_length=(6, 10_000)).checked.notes[-1] == (
+        "context: at most 16384 steps are fed instead of 20000; give --context-length to feed more"
+    )
+    for options in ({"season_length": (6, 8192)}, {"season_length": (6, 10_000), "context_length": 60}):
+        assert not any("context" in note for note in prepared(frame, **options).checked.notes)
 
 
 # ---------------------------------------------------------------- anchors

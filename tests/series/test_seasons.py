@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from tests.series.small import check as check_frame
 
-from holdfast.series import Freq, SeriesStore, TableOptions, find_seasons, m4_hourly
+from holdfast.series import Freq, SeriesStore, TableOptions, find_seasons, left_out, m4_hourly, seasons_of
 from holdfast.series.seasons import autocorrelation
 
 Rng = np.random.Generator
@@ -200,6 +200,37 @@ def test_what_is_left_out_is_told() -> None:
     assert day.reason == "usual for 1h data; left out: 168 (the longest series has 335 rows before the holdout)"
     assert lengths(store_of([rng.normal(size=400)], "1h"), holdout=65) == (24,)
     assert lengths(store_of([rng.normal(size=10)], "1h")) == (24,)
+
+
+def test_a_season_longer_than_the_largest_context_is_neither_used_nor_looked_for() -> None:
+    rng = np.random.default_rng(3)
+    y = np.sin(2 * np.pi * np.arange(900) / 150) + rng.normal(0, 0.1, 900)
+    store = store_of([y])
+    assert lengths(store) == (150,)
+    assert [season.length for season in find_seasons(store, (7, 160), longest=160)] == [7, 160, 150]
+    assert [season.length for season in find_seasons(store, (7, 160), longest=149)] == [7]
+    assert find_seasons(store, (160,), longest=149) == ()
+    assert left_out(store, TableOptions(season_length=(7, 160, 170)), 149) == (
+        "season 160, 170: left out, longer than the largest context of 149 steps;"
+        " give --context-length 170 to feed it, with a smaller --batch-size if memory is short",
+    )
+    assert left_out(store, TableOptions(season_length="none"), 149) == ()
+    assert left_out(store, TableOptions(), 149) == ()
+
+
+@pytest.mark.parametrize("said", [1, 0, (1,), (0, 1)])
+def test_a_season_of_one_step_is_no_usual_season_and_the_search_still_runs(said: int | tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    options = TableOptions(season_length=said)
+    (found,) = seasons_of(store_of([week(rng, 400)], "1h"), options, holdout=0)
+    assert (found.length, found.reason.partition(":")[0]) == (7, "found")
+    assert seasons_of(store_of([rng.normal(size=400)], "1h"), options, holdout=0) == ()
+
+
+def test_no_season_means_no_search_either() -> None:
+    store = store_of([week(np.random.default_rng(3), 400)], "1h")
+    assert seasons_of(store, TableOptions(season_length="none"), holdout=0) == ()
+    assert [s.length for s in seasons_of(store, TableOptions(season_length=(24, 1)), holdout=0)] == [24, 7]
 
 
 def test_the_user_s_order_is_kept() -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from holdfast.networks import Anchor, anchor_forecasts, masked_mean, normalise, ridge
 from holdfast.training import Split
-from holdfast.windows import Sampler, Windows
+from holdfast.windows import Sampler, Windows, affordable
 
 NEAR_BEST = 1.2  # times the error of a window's best anchor still counts as good there
 SHARE = 0.2  # of the windows an anchor must be good on, or it is left out
-ANCHOR_WINDOWS = 1024  # training windows that the anchors are compared on
+ANCHOR_WINDOWS = 1024  # training windows that the anchors are compared on; fewer very long ones
 LINEAR_DRAWS = 8  # times as many windows that the linear forecast is learned from
 LONGEST_LINEAR = 1024  # steps of context; the cost grows with the square
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge that are tried
@@ -69,9 +69,10 @@ class TrainingWindows:
         return self.split.first_n + 3 * span_n // 4
 
     def draw(self, first_n: NDArray[np.int64], last_n: NDArray[np.int64], draws: int) -> Iterator[Looked]:
-        """1024 windows each time."""
+        """1024 windows each time, fewer where they are very long."""
         until_n = torch.from_numpy(self.split.until_n).to(self.windows.y_R.device)
-        sampler, size = Sampler(first_n, last_n, ANCHOR_WINDOWS, seed=0), (self.context_length, self.horizon)
+        size = (self.context_length, self.horizon)
+        sampler = Sampler(first_n, last_n, affordable(ANCHOR_WINDOWS, self.context_length), seed=0)
         for draw in range(draws):
             batch = self.windows.gather(*sampler.draw(draw), context_length=size[0], horizon=size[1], until_n=until_n)
             z_BT, unit_B, scale = normalise(batch, self.seasons)
@@ -82,9 +83,9 @@ class TrainingWindows:
 def useful_anchors(looks: TrainingWindows, candidates: Sequence[Anchor]) -> tuple[Anchor, ...]:
     """The anchors that are good on at least a fifth of the training windows, or the one that is good on most.
 
-    Good means an error of at most 1.2 times that of the window's best anchor; 1024 windows are drawn as training draws
-    them. Counted window by window, because a set may hold series of several kinds. Without a window to compare on: the
-    seasonal naive anchors, else the last value.
+    Good means an error of at most 1.2 times that of the window's best anchor; 1024 windows (in proportion fewer of
+    contexts longer than 4096 steps) are drawn as training draws them. Counted window by window, because a set may hold
+    series of several kinds. Without a window to compare on: the seasonal naive anchors, else the last value.
 
     Args:
         looks: The training windows.

@@ -37,7 +37,7 @@ class Config(TableOptions):
         preset: default, one network; or best, six networks of different contexts, cells and seeds, whose quantiles are
             averaged: more accurate, and six times the work. What is given beside it holds for all of them.
         context_length: Past steps fed, rounded up to whole segments. None: two of the longest season, at least four of
-            the first.
+            the first, but at most 16384 steps; longer seasons are left out then.
         cell: lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear.
         init: How the recurrent weights start: orthogonal, identity or critical (rnn), chrono (gru, lstm), uniform
             (as torch), or radius:0.9 (spectral radius).
@@ -45,7 +45,8 @@ class Config(TableOptions):
             gate by gate.
         hidden_size: Units per recurrent layer.
         layers: Recurrent layers.
-        segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1.
+        segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1;
+            more where that would be more than 512 recurrent steps.
         dropout: Share of hidden values dropped while training, at least 0 and below 1.
         head: quantile, gaussian, student-t, negative-binomial (counts) or sigmoid (bounded targets).
         levels: Prediction intervals in percent, from 1 to 99.99.

@@ -12,6 +12,7 @@ from holdfast.forecasting.config import LARGEST_SEED, Config
 from holdfast.forecasting.plan import make_network, plan_task, training_config
 from holdfast.forecasting.prepared import Prepared
 from holdfast.networks import NetworkConfig
+from holdfast.series import LARGEST_CONTEXT
 from holdfast.training import Task, make_guard
 
 # What the members of the preset best have in turn: contexts as shares of the usual one, and cells.
@@ -81,7 +82,7 @@ def member_options(config: Config, number: int, usual_context: int, longest: int
         config: As the user gave them.
         number: Of the member, from 0.
         usual_context: Steps of context that one network would have.
-        longest: Rows of the longest series; no context is longer.
+        longest: Rows of the longest series; no context is longer, or longer than 16384 steps.
 
     Example:
         >>> members = [member_options(Config(seed=2), number, 336, 960) for number in range(6)]
@@ -95,7 +96,7 @@ def member_options(config: Config, number: int, usual_context: int, longest: int
         config,
         preset="default",
         cell=CELLS[number % len(CELLS)] if config.cell == Config.cell else config.cell,
-        context_length=config.context_length or max(min(int(share * usual_context), longest), 1),
+        context_length=config.context_length or max(min(int(share * usual_context), longest, LARGEST_CONTEXT), 1),
         seed=(MEMBERS * config.seed + number) % LARGEST_SEED,
         time_budget=None if config.time_budget is None else config.time_budget / MEMBERS,
     )

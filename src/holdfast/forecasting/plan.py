@@ -12,28 +12,55 @@ from numpy.typing import NDArray
 from holdfast.forecasting.anchors import TrainingWindows, useful_anchors, useful_linear
 from holdfast.forecasting.config import Config
 from holdfast.networks import ForecastNetwork, NetworkConfig, candidate_anchors, make_head
-from holdfast.series import SeriesStore, csv_text, unseen_cycles
+from holdfast.series import LARGEST_CONTEXT, SeriesStore, csv_text, unseen_cycles
 from holdfast.training import Task, TrainingConfig, best_naive, error_scales, split_series
 from holdfast.windows import Windows
+
+# Recurrent steps over a context, unless the user chose the segment: time and memory grow with them.
+MOST_RECURRENT = 512
 
 
 def context_and_segment(config: Config, seasons: Sequence[int], horizon: int, longest_series: int) -> tuple[int, int]:
     """Steps fed, and steps fed as one recurrent step.
 
     The context is two of the longest season, at least four of the first and at least half of the horizon (two horizons
-    without a season), but not longer than the longest series; a segment is one season where it fits in four times.
-    The context is rounded up to whole segments.
+    without a season), but not longer than the longest series and, unless it was given, 16384 steps. A segment is one
+    season where it fits in four times, else one step; more, in parts or multiples of a season, where the recurrent
+    layers would take more than 512 steps. The context is rounded up to whole segments, down from 16384.
 
     Example:
         >>> context_and_segment(Config(), (24, 168), 48, 960)
         (336, 24)
         >>> context_and_segment(Config(), (), 6, 30)
         (12, 1)
+        >>> context_and_segment(Config(), (1440, 10080), 1440, 200_000)
+        (15840, 1440)
     """
-    wanted = max(2 * max(seasons), 4 * seasons[0], horizon // 2) if seasons else 2 * horizon
-    context_length = config.context_length or max(1, min(wanted, longest_series))
-    segment = config.segment or (seasons[0] if seasons and 4 * seasons[0] <= context_length else 1)
-    return -(-context_length // segment) * segment, segment
+    wanted = min(usual_context(seasons, horizon), longest_series)
+    context_length = config.context_length or max(1, min(wanted, LARGEST_CONTEXT))
+    segment = config.segment or _segment(seasons, context_length)
+    cut = not config.context_length and wanted > LARGEST_CONTEXT and segment <= LARGEST_CONTEXT
+    whole = context_length // segment if cut else -(-context_length // segment)
+    return whole * segment, segment
+
+
+def usual_context(seasons: Sequence[int], horizon: int) -> int:
+    """Steps of context that seasons and horizon ask for.
+
+    Example:
+        >>> usual_context((1440, 10080), 1440)
+        20160
+    """
+    return max(2 * max(seasons), 4 * seasons[0], horizon // 2) if seasons else 2 * horizon
+
+
+def _segment(seasons: Sequence[int], context_length: int) -> int:
+    """A season where it fits in four times, else a step; as many as needed of it, or the least part that is enough."""
+    least = -(-context_length // MOST_RECURRENT)
+    season = seasons[0] if seasons else 0
+    if season and 4 * season <= context_length:
+        return season * -(-least // season)
+    return next(steps for steps in range(least, context_length + 1) if season % steps == 0)
 
 
 def plan_task(

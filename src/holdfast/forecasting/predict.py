@@ -16,7 +16,7 @@ from holdfast.errors import DataError, Problem
 from holdfast.forecasting.metrics import MODEL, plain_level
 from holdfast.networks import ForecastNetwork, Head, NegativeBinomialHead, SigmoidHead, probabilities_of
 from holdfast.series import SeriesStore
-from holdfast.windows import Windows
+from holdfast.windows import Windows, affordable
 
 WINDOWS_AT_ONCE = 512
 
@@ -71,8 +71,9 @@ def _predict_one(
     config = network.config
     points, borders = [], []
     network.eval()
-    for start in range(0, len(series), WINDOWS_AT_ONCE):
-        some = slice(start, start + WINDOWS_AT_ONCE)
+    at_once = affordable(WINDOWS_AT_ONCE, config.context_length)
+    for start in range(0, len(series), at_once):
+        some = slice(start, start + at_once)
         batch = windows.gather(
             series[some], cutoffs[some], context_length=config.context_length, horizon=config.horizon
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 
 from holdfast.errors import DataError, Problem
 from holdfast.forecasting.config import Config
+from holdfast.forecasting.plan import usual_context
 from holdfast.series import (
+    LARGEST_CONTEXT,
     Checked,
     Kind,
     RawTable,
@@ -18,6 +21,7 @@ from holdfast.series import (
     SeriesStore,
     TableOptions,
     check_table,
+    left_out,
     seasons_of,
     table_options_of,
 )
@@ -83,10 +87,22 @@ def prepare(config: Config, table: RawTable, *, kept_back: int = 0) -> Prepared:
     """
     checked = check_table(table, table_options_of(config))
     check_target(config, checked.store, table.source)
-    horizon = checked.store.horizon
-    seasons = seasons_of(checked.store, config, holdout=horizon * (kept_back + 1))
-    config = replace(config, horizon=horizon, freq=checked.store.freq.text)
+    store, horizon = checked.store, checked.store.horizon
+    longest = max(LARGEST_CONTEXT, config.context_length or 0)
+    seasons = seasons_of(store, config, holdout=horizon * (kept_back + 1), longest=longest)
+    bounds = (*left_out(store, config, longest), *_cut_context(config, store, seasons))
+    checked = replace(checked, notes=(*checked.notes, *bounds))
+    config = replace(config, horizon=horizon, freq=store.freq.text)
     return Prepared(config, checked, seasons, table.kind)
+
+
+def _cut_context(config: Config, store: SeriesStore, seasons: Sequence[Season]) -> tuple[str, ...]:
+    """That seasons and horizon ask for a longer context than the largest one, in words; nothing if they do not."""
+    wanted = min(usual_context([season.length for season in seasons], store.horizon), int(store.lengths.max()))
+    if config.context_length is not None or wanted <= LARGEST_CONTEXT:
+        return ()
+    note = f"context: at most {LARGEST_CONTEXT} steps are fed instead of {wanted}; give --context-length to feed more"
+    return (note,)
 
 
 def canonical(config: Config) -> TableOptions:

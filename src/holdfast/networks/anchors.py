@@ -35,9 +35,10 @@ def candidate_anchors(seasons: Sequence[int], horizon: int) -> tuple[Anchor, ...
         >>> candidate_anchors((), 6)
         (('last', 1), ('recent-mean', 6), ('drift', 1))
     """
+    recent = min(seasons, default=max(horizon, 2))  # the mean of one step would be the last value again
     kinds: tuple[AnchorKind, ...] = ("season", "season-shifted", "seasonal-mean")
     seasonal: list[Anchor] = [(kind, season) for season in seasons for kind in kinds]
-    return (("last", 1), *seasonal, ("recent-mean", min(seasons, default=horizon)), ("drift", 1))
+    return (("last", 1), *seasonal, ("recent-mean", recent), ("drift", 1))
 
 
 def anchor_forecasts(

@@ -7,11 +7,12 @@ from holdfast.series.describe import describe_table
 from holdfast.series.frames import Kind, as_polars, like
 from holdfast.series.options import TableOptions, table_options_of
 from holdfast.series.reading import csv_text, read_table, write_table
-from holdfast.series.seasons import Season, find_seasons, seasons_of
+from holdfast.series.seasons import LARGEST_CONTEXT, Season, find_seasons, left_out, seasons_of
 from holdfast.series.store import SeriesStore
 from holdfast.series.table import RawTable, open_table
 
 __all__ = [
+    "LARGEST_CONTEXT",
     "Checked",
     "Freq",
     "Kind",
@@ -26,6 +27,7 @@ __all__ = [
     "describe_table",
     "find_seasons",
     "infer_freq",
+    "left_out",
     "like",
     "m4_hourly",
     "open_table",

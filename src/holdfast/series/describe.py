@@ -8,7 +8,7 @@ import numpy as np
 
 from holdfast.series.checking import check_table
 from holdfast.series.options import TableOptions
-from holdfast.series.seasons import seasons_of
+from holdfast.series.seasons import left_out, seasons_of
 from holdfast.series.table import open_table
 
 
@@ -45,5 +45,6 @@ def describe_table(brought: Any, options: TableOptions) -> list[str]:
         f"missing values: {missing:,}",
         *(f"season {season.length}: {season.reason}" for season in seasons),
         *checked.notes,
+        *left_out(store, options),
         "OK: ready to fit",
     ]

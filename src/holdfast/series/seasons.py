@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 
 SERIES = 128  # sampled at most
 VALUES = 2**17  # looked at in all
+LARGEST_CONTEXT = 2**14  # steps that are fed by default; nothing can be learned from a season that does not fit
 ROWS = 24  # a series with fewer shows no season
 MULTIPLES = range(2, 13)  # of the seasons known already that are looked at closely
 PER_OCTAVE = 3  # lags between one power of two and the next that are looked at closely
@@ -45,7 +46,9 @@ class Season:
     reason: str
 
 
-def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdout: int = 0) -> tuple[Season, ...]:
+def find_seasons(
+    store: SeriesStore, given: tuple[int, ...] | None = None, holdout: int = 0, longest: int = LARGEST_CONTEXT
+) -> tuple[Season, ...]:
     """The seasons to forecast with: the first given or usual one, the others that fit, and those found in the data.
 
     A lag is found to be a season if a tenth of the sampled series say so. A series with m seasons of p rows (m at
@@ -68,6 +71,7 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
         store: The series.
         given: Season lengths that the user knows, the most important one first; None for the usual ones, () for none.
         holdout: Last rows of each series that must not be looked at.
+        longest: Steps; longer seasons are left out, and not looked for.
 
     Returns:
         The seasons, the most important one first; none if none is given, usual or found.
@@ -81,25 +85,28 @@ def find_seasons(store: SeriesStore, given: tuple[int, ...] | None = None, holdo
         >>> find_seasons(store)
         (Season(length=7, reason='found: autocorrelation 0.87 at lag 7, in 1 of 1 series'),)
     """
-    seasons = _expected(store, given, holdout)
+    seasons = _expected(store, given, holdout, longest)
     values = _sample(store, holdout)
     if not values.size:
         return tuple(seasons)
     chosen = [season.length for season in seasons]
-    peaks = {_sharpen(values, peak) for peak in _candidates(values)}
-    while (found := _strongest(values, sorted(peaks | _multiples(chosen)), chosen)) is not None:
+    peaks = {_sharpen(values, peak) for peak in _candidates(values, longest)}
+    while (found := _strongest(values, sorted(peaks | _multiples(chosen, longest)), chosen)) is not None:
         seasons.append(found)
         chosen.append(found.length)
     return tuple(seasons)
 
 
-def seasons_of(store: SeriesStore, options: TableOptions, holdout: int) -> tuple[Season, ...]:
+def seasons_of(
+    store: SeriesStore, options: TableOptions, holdout: int, longest: int = LARGEST_CONTEXT
+) -> tuple[Season, ...]:
     """The seasons that a user's options leave to be found.
 
     Args:
         store: The series.
         options: With the season lengths that the user gave, if any.
         holdout: Last rows of each series that must not be looked at.
+        longest: Steps; longer seasons are left out, and not looked for.
 
     Returns:
         The seasons, the most important one first; none where the user said that there is none.
@@ -113,7 +120,31 @@ def seasons_of(store: SeriesStore, options: TableOptions, holdout: int) -> tuple
         >>> seasons_of(store, options, holdout=7)
         ()
     """
-    return find_seasons(store, options.seasons_given, holdout) if options.look_for_seasons else ()
+    return find_seasons(store, options.seasons_given, holdout, longest) if options.look_for_seasons else ()
+
+
+def left_out(store: SeriesStore, options: TableOptions, longest: int = LARGEST_CONTEXT) -> tuple[str, ...]:
+    """Which given or usual seasons are left out because the context does not hold them, in words; nothing if none is.
+
+    Example:
+        >>> import polars as pl
+        >>> from holdfast.series import check_table, open_table
+        >>> options = TableOptions(horizon=6, freq="1s")
+        >>> times = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 1, 0, 1), "1s", eager=True)
+        >>> store = check_table(open_table(pl.DataFrame({"ds": times, "y": range(61)})), options).store
+        >>> left_out(store, options)[0].partition(";")[0]
+        'season 86400: left out, longer than the largest context of 16384 steps'
+        >>> left_out(store, options, longest=86_400)
+        ()
+    """
+    lengths = _lengths(store, options.seasons_given) if options.look_for_seasons else ()
+    out = [length for length in lengths if length > longest]
+    if not out:
+        return ()
+    return (
+        f"season {', '.join(map(str, out))}: left out, longer than the largest context of {longest} steps;"
+        f" give --context-length {max(out)} to feed it, with a smaller --batch-size if memory is short",
+    )
 
 
 def autocorrelation(values: Floats, window: int, max_lag: int) -> Floats:
@@ -148,10 +179,15 @@ def autocorrelation(values: Floats, window: int, max_lag: int) -> Floats:
     return np.asarray(covariance / np.where(varies, covariance[:, :1], np.inf))
 
 
-def _expected(store: SeriesStore, given: tuple[int, ...] | None, holdout: int) -> list[Season]:
-    """The given or usual seasons: the first one always, the others if the data hold two of them."""
+def _lengths(store: SeriesStore, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The given or usual seasons."""
+    return tuple(dict.fromkeys(store.freq.seasons if given is None else given))
+
+
+def _expected(store: SeriesStore, given: tuple[int, ...] | None, holdout: int, longest: int) -> list[Season]:
+    """Of those that are not too long: the first one always, the others if the data hold two of them."""
     source = f"usual for {store.freq.text} data" if given is None else "given"
-    lengths = tuple(dict.fromkeys(store.freq.seasons if given is None else given))
+    lengths = [length for length in _lengths(store, given) if length <= longest]
     rows = max(int(store.lengths.max()) - holdout, 0)
     kept = [length for length in lengths if 2 * length <= rows or length == lengths[0]]
     left_out = [str(length) for length in lengths if length not in kept]
@@ -191,10 +227,10 @@ def _rows(values: Floats) -> NDArray[np.int64]:
     return np.asarray(values.shape[1] - np.isfinite(values).argmax(1))
 
 
-def _candidates(values: Floats) -> list[int]:
+def _candidates(values: Floats, longest: int) -> list[int]:
     """Lags at which the autocorrelation of the better series peaks, a few in each octave, shortest first."""
     rows, found = _rows(values), []
-    longest = int(rows.max(initial=0)) // 3
+    longest = min(int(rows.max(initial=0)) // 3, longest)
     for octave in range(1, longest.bit_length()):
         window = 2**octave
         lags = np.arange(window, min(2 * window, longest + 1))
@@ -210,9 +246,9 @@ def _candidates(values: Floats) -> list[int]:
     return found
 
 
-def _multiples(chosen: list[int]) -> set[int]:
+def _multiples(chosen: list[int], longest: int) -> set[int]:
     """Multiples of the seasons known: among the peaks at every day, that of the week is easily overlooked."""
-    return {count * season for season in chosen for count in MULTIPLES}
+    return {count * season for season in chosen for count in MULTIPLES if count * season <= longest}
 
 
 def _sharpen(values: Floats, peak: int) -> int:

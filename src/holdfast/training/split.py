@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.windows import affordable
+
 LEAST_VALIDATED = 256  # windows; with fewer series, long ones validate from several cutoffs: chance would choose
 MOST_VALIDATED = 1024  # windows; more of them, evenly spaced, would cost time and change the choice of weights little
 ROUNDING = 1e-15  # of the level: a spread below it is rounding
@@ -48,10 +50,10 @@ def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int)
     """Hold out the end of each series, and say which cutoffs are left to train on.
 
     A series of more than F + 1 rows trains up to row until and validates on the rows behind it; a shorter one does
-    neither and is only forecast. The rows held out are the last F; where that makes fewer than 256 validation windows,
-    up to the last tenth, with evenly spaced cutoffs. Training windows end at `until`; where less than a whole horizon
-    fits before it, what is left of the horizon is learned from. Contexts are whole where the series is long enough,
-    else at least half of what there is.
+    neither and is only forecast. The rows held out are the last F; where that makes fewer than 256 validation windows
+    (in proportion fewer of contexts longer than 4096 steps), up to the last tenth, with evenly spaced cutoffs. Training
+    windows end at `until`; where less than a whole horizon fits before it, what is left of the horizon is learned from.
+    Contexts are whole where the series is long enough, else at least half of what there is.
 
     Example:
         >>> split = split_series(np.array([100, 30, 9]), context_length=20, horizon=10)
@@ -62,7 +64,8 @@ def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int)
         ([4500], 256, [4500, 4502, 4990])
     """
     usable_n = length_n > horizon + 1
-    each = -(-LEAST_VALIDATED // max(int(usable_n.sum()), 1))
+    least, most = (affordable(count, context_length) for count in (LEAST_VALIDATED, MOST_VALIDATED))
+    each = -(-least // max(int(usable_n.sum()), 1))
     spare_n = np.maximum(length_n // MOST_HELD_OUT - horizon, 0) if each > 1 else np.zeros_like(length_n)
     until_n = np.where(usable_n, length_n - horizon - spare_n, length_n)
     whole_n = until_n - horizon
@@ -72,7 +75,7 @@ def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int)
     cutoffs = [_spaced(spare, each) + until for spare, until in zip(spare_n[usable], until_n[usable], strict=True)]
     series_V = np.repeat(usable, [len(each) for each in cutoffs])
     cutoff_V = np.concatenate([np.zeros(0, dtype=np.int64), *cutoffs])
-    chosen = _spaced(len(series_V) - 1, MOST_VALIDATED)
+    chosen = _spaced(len(series_V) - 1, most)
     return Split(until_n, first_n, last_n, series_V[chosen], cutoff_V[chosen])
 
 

@@ -2,6 +2,6 @@
 
 from holdfast.windows.batch import Batch
 from holdfast.windows.gather import Windows
-from holdfast.windows.sampler import Sampler
+from holdfast.windows.sampler import Sampler, affordable
 
-__all__ = ["Batch", "Sampler", "Windows"]
+__all__ = ["Batch", "Sampler", "Windows", "affordable"]

@@ -8,6 +8,22 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_STEPS = 4096  # of context; there are fewer windows of longer ones, so that memory and time stay as they are here
+
+
+def affordable(windows: int, steps: int) -> int:
+    """Windows to look at: as many as wanted, in proportion fewer where each has more than 4096 steps; at least 1.
+
+    Args:
+        windows: Wanted.
+        steps: Of context, each.
+
+    Example:
+        >>> affordable(1024, 384), affordable(1024, 16384)
+        (1024, 256)
+    """
+    return max(windows * MOST_STEPS // max(steps, MOST_STEPS), 1)
+
 
 @dataclass(frozen=True)
 class Sampler:
