@@ -8,9 +8,9 @@ from difflib import get_close_matches
 
 import polars as pl
 
+from holdfast.series.dates import parse_text_times
 from holdfast.series.findings import Findings, listed
 from holdfast.series.options import TableOptions
-from holdfast.series.times import parse_times
 
 TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
 ONE_SERIES = "series"
@@ -51,7 +51,7 @@ def read_values(table: pl.DataFrame, options: TableOptions, findings: Findings) 
         ids = pl.Series("unique_id", [ONE_SERIES]).new_from_index(0, table.height)
         findings.notes.append(f"no column 'unique_id': all rows are one series, called {ONE_SERIES!r}")
     if options.time_col in table.columns:
-        times = read_times(table[options.time_col], findings)
+        times = read_times(table[options.time_col], findings, options.date_format)
     if options.target_col in table.columns:
         y = _read_target(table[options.target_col], findings)
     varying = (*options.future, *options.past)
@@ -96,11 +96,14 @@ def read_ids(ids: pl.Series, findings: Findings) -> pl.Series | None:
     return ids
 
 
-def read_times(times: pl.Series, findings: Findings) -> pl.Series | None:
+def read_times(times: pl.Series, findings: Findings, date_format: str | None = None) -> pl.Series | None:
     """Times as integers, dates or datetimes; null and unreadable ones are reported (and become null)."""
     given = times
-    if times.dtype in (pl.String, pl.Categorical):
-        times = parse_times(times.cast(pl.String))
+    if times.dtype in (pl.String, pl.Categorical, pl.Enum) or (date_format and times.dtype.is_integer()):
+        read = parse_text_times(times.cast(pl.String), date_format, findings)
+        if read is None:
+            return None
+        times = read
     if not (times.dtype.is_integer() or times.dtype == pl.Date or isinstance(times.dtype, pl.Datetime)):
         fix = "convert the column to dates, datetimes or whole numbers"
         _report(given, findings, TIMES, f"a column of type {given.dtype}", fix)
@@ -108,7 +111,14 @@ def read_times(times: pl.Series, findings: Findings) -> pl.Series | None:
     bad = _where(times.is_null())
     if bad:
         got = listed(bad, lambda row: f"{_shown(given[row])} in {findings.row(row)}")
-        _report(given, findings, TIMES, got, "write the times like this, or remove these rows")
+        written = date_format or findings.date_format
+        _report(
+            given,
+            findings,
+            f"times written as {written}" if written else TIMES,
+            got,
+            "write the times like this, or remove these rows",
+        )
     return times.alias("ds")
 
 
