@@ -52,7 +52,7 @@ def read_set(path: Path, options: TableOptions) -> tuple[pl.DataFrame, list[str]
         frame = _within(pl.scan_parquet(files, hive_partitioning=path.is_dir()), str(path), options)
     except _DAMAGE as error:
         fix = "write them with the same columns of the same types"
-        raise refused(str(path), "whole Parquet files that fit together", _first_line(error), fix) from error
+        raise refused(str(path), "whole Parquet files that fit together", _misfit(files, error), fix) from error
     return frame, [f"read {len(files)} files in order of their names, {files[0].name} to {files[-1].name}"]
 
 
@@ -67,9 +67,25 @@ def _scan(data: io.BytesIO, kind: str) -> pl.LazyFrame:
 def _within(table: pl.LazyFrame, source: str, options: TableOptions) -> pl.DataFrame:
     rows = table.select(pl.len()).collect().item()
     if rows > (options.max_rows or MOST_ROWS):
-        raise too_many(source, f"{rows:,} rows", rows)
+        raise too_many(source, options, rows)
     frame: pl.DataFrame = table.collect()
     return frame
+
+
+def _misfit(files: list[Path], error: BaseException) -> str:
+    """Which file differs from the first, and how."""
+    for file in files:
+        try:
+            schema = pl.read_parquet_schema(file)
+        except _DAMAGE as damage:
+            return f"{file.name}: {_first_line(damage)}"
+        first = pl.read_parquet_schema(files[0])
+        pairs = ((file, schema), (files[0], first))
+        for name in [*first, *schema]:
+            if schema.get(name) != first.get(name):
+                types = [f"{kind.get(name, 'missing')} in {part.name}" for part, kind in pairs]
+                return f"column {name!r} is {' and '.join(types)}"
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -64,7 +64,7 @@ def read_text(data: bytes, source: str, options: TableOptions) -> Text:
         raise DataError(layout)
     rows = len(layout.records.ends) - 1
     if rows > (options.max_rows or MOST_ROWS):
-        raise too_many(source, f"{rows:,} rows", rows)
+        raise too_many(source, options, rows)
     lines = layout.records.lines[1:] + bool(said)
     first = 2 + bool(said)
     follow = rows == 0 or int(lines[-1]) == rows - 1 + first
@@ -98,15 +98,18 @@ def _lay_out(data: bytes, sep: str, source: str) -> _Cut | Problem:
     if isinstance(records, Problem):
         return records
     given = int(records.fields[0])
-    header = _fields(records.text(0).encode(), max(given, 1), sep, source).row(0)
+    header = _fields(records.text(0).encode(), given, sep, source).row(0) if given else ()
     names = [(name or "").strip() for name in header]
     width = int(records.fields[1]) if len(records.fields) > 1 else given
     trailing = given > 1 and not any(names[width:])  # separators at the end of the header alone, or of the rows alone
     if given and (width == given or trailing) and (records.fields[1:] == width).all():
         return _Cut(sep, records, names[:width], width)
+    if not given:
+        fix = "remove the blank lines above the header"
+        return Problem(source, "the names of the columns in the first line", "a blank line 1", fix)
     ragged = ((records.fields != given) | (records.fields == 0)).nonzero()[0].tolist()
     got = listed(ragged, lambda i: f"{records.fields[i]} in line {records.lines[i]}")
-    expected = f"{given or 'some'} fields in every line, as in the header (with {_said(sep)} between fields)"
+    expected = f"{given} fields in every line, as in the header (with {_said(sep)} between fields)"
     return Problem(source, expected, got, "correct these lines, or name the separator with --sep")
 
 

@@ -93,7 +93,7 @@ def _headed(sheet: pl.DataFrame, source: str, options: TableOptions) -> tuple[pl
     names = [str(name or "").strip() for name in sheet.row(top)]
     body = sheet.slice(top + 1)
     if body.height > (options.max_rows or MOST_ROWS):
-        raise too_many(source, f"{body.height:,} rows", body.height)
+        raise too_many(source, options, body.height)
     doubled = sorted({name for name in names if name and names.count(name) > 1})
     unnamed = [i for i, name in enumerate(names) if not name and body[str(i)].null_count() < body.height]
     if doubled or len(unnamed) > 1:

@@ -33,7 +33,7 @@ def read_jsonl(data: bytes, source: str, options: TableOptions) -> tuple[pl.Data
     lines = data.split(b"\n")
     full = np.array([number for number, line in enumerate(lines, 1) if line.strip()], dtype=np.int64)
     if len(full) > (options.max_rows or MOST_ROWS):
-        raise too_many(source, f"{len(full):,} rows", len(full))
+        raise too_many(source, options, len(full))
     if _SURROGATE.search(data):
         _examine(lines, source)
     try:

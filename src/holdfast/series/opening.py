@@ -91,7 +91,7 @@ def _bounded(file: IO[bytes], place: TableFile, options: TableOptions, size: int
         if place.kind in TEXT:
             lines += chunk.count(b"\n")
         if lines > most:
-            raise too_many(place.source, f"more than {most - 1:,} lines", lines - 1)
+            raise too_many(place.source, options)
         if place.packing and size and options.max_rows is None and total > max(FREE_BYTES, MOST_GROWTH * size):
             got = f"{size:,} bytes that unpack to more than {total:,}"
             fix = f"unpack it yourself, or say how many rows it may have: --max-rows {MOST_ROWS}"
@@ -121,9 +121,13 @@ def _next(stream: Any, place: TableFile) -> bytes:
         raise refused(place.source, expected, str(error), "pack the file again") from error
 
 
-def too_many(source: str, got: str, rows: int) -> DataError:
-    """More rows than --max-rows."""
-    return refused(source, "no more rows than --max-rows", got, f"give --max-rows {rows} or more, or bring fewer rows")
+def too_many(source: str, options: TableOptions, rows: int | None = None) -> DataError:
+    """More rows than the options allow; None: how many is not known, since reading stopped there."""
+    most = options.max_rows or MOST_ROWS
+    got, enough = (
+        (f"more than {most:,}", "a larger --max-rows") if rows is None else (f"{rows:,}", f"--max-rows {rows}")
+    )
+    return refused(source, f"no more than {most:,} rows", got, f"give {enough}, or bring fewer rows")
 
 
 def refused(source: str, expected: str, got: str, fix: str) -> DataError:

@@ -141,7 +141,9 @@ def _typed_table(
     said += [str(notation)] if notation != PLAIN and not (options.decimal and options.thousands) else []
     keep = (options.time_col,) if options.date_format else ()
     columns = [column if column.dtype != pl.String or column.name in keep else _typed(column) for column in frame]
-    return FileTable(pl.DataFrame(columns), source, rows, [*notes, *([f"read with {' and '.join(said)}"] * bool(said))])
+    return FileTable(
+        frame.with_columns(columns), source, rows, [*notes, *([f"read with {', '.join(said)}"] * bool(said))]
+    )
 
 
 def _plain_numbers(
@@ -170,10 +172,10 @@ def _typed(text: pl.Series) -> pl.Series:
     if given.str.starts_with(" ").all():  # blanks after separators
         text = text.str.strip_chars_start(" ")
     given = text.drop_nulls().str.strip_chars(" ")
-    if given.str.contains(_WHOLE).all():
+    if _all(given, _WHOLE):
         whole = text.str.strip_chars(" ").cast(pl.Int64, strict=False)
         return whole if whole.null_count() == text.null_count() else text
-    if given.str.contains(_FRACTION).all():
+    if _all(given, _FRACTION):
         numbers: pl.Series = text.str.strip_chars(" ").cast(pl.Float64)
         return numbers
     if given.is_in(["true", "false", "True", "False"]).all():
@@ -182,3 +184,8 @@ def _typed(text: pl.Series) -> pl.Series:
         times = parse_times(text)
         return times if times.null_count() == text.null_count() and times.dtype.is_temporal() else text
     return text
+
+
+def _all(text: pl.Series, pattern: str) -> bool:
+    """Whether all values match; the first few mostly tell."""
+    return bool(text.head(100).str.contains(pattern).all() and text.str.contains(pattern).all())

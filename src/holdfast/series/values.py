@@ -14,6 +14,9 @@ from holdfast.series.options import TableOptions
 
 TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
 ONE_SERIES = "series"
+FARTHEST = 2**62
+FIRST_DAY, LAST_DAY = -719_162, 2_568_019  # of the years 1 and 9000, counted from 1970
+PER_DAY = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 def by_option(options: TableOptions) -> dict[str, str]:
@@ -112,13 +115,26 @@ def read_times(times: pl.Series, findings: Findings, date_format: str | None = N
     if bad:
         got = listed(bad, lambda row: f"{_shown(given[row])} in {findings.row(row)}")
         written = date_format or findings.date_format
-        _report(
-            given,
-            findings,
-            f"times written as {written}" if written else TIMES,
-            got,
-            "write the times like this, or remove these rows",
-        )
+        expected = f"times written as {written}" if written else TIMES
+        option = "correct --date-format, " if date_format else ""
+        _report(given, findings, expected, got, f"{option}write the times like this, or remove these rows")
+    return _within_reach(times, given, findings)
+
+
+def _within_reach(times: pl.Series, given: pl.Series, findings: Findings) -> pl.Series | None:
+    """Times that can be counted with; those near the end of 64 bits have no steps between them."""
+    counted = times.to_physical().cast(pl.Int64, strict=False)
+    if times.dtype.is_integer():
+        least, most, expected = -FARTHEST, FARTHEST, "whole numbers between -2^62 and 2^62"
+    else:
+        unit = 1 if times.dtype == pl.Date else PER_DAY[times.dtype.time_unit]  # type: ignore[attr-defined]
+        least, most, expected = FIRST_DAY * unit, LAST_DAY * unit, "times between the years 1 and 9000"
+    far = _where(times.is_not_null() & ~counted.is_between(least, most).fill_null(False))
+    if far:
+        values = given.to_physical() if given.dtype.is_temporal() else given
+        got = listed(far, lambda row: f"{values[row]!r} in {findings.row(row)}")
+        _report(given, findings, expected, got, "correct these times, or count the steps from 1 on")
+        return None
     return times.alias("ds")
 
 
