@@ -19,15 +19,20 @@ SEED = Problem("option seed", "a whole number of at least 0", "-1", "give --seed
 problems = st.builds(Problem, *(st.text(st.characters(codec="ascii")) for _ in range(4)))
 
 
+def escaped(text):
+    """One character at a time."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def twin(several):
     """The message, letter by letter: where on a line of its own, the other parts indented below it."""
     message = ""
     for number, problem in enumerate(several):
         message += "\n" if number else ""
-        message += problem.where
-        message += "\n  expected: " + problem.expected
-        message += "\n  got:      " + problem.got
-        message += "\n  to do:    " + problem.fix
+        message += escaped(problem.where)
+        message += "\n  expected: " + escaped(problem.expected)
+        message += "\n  got:      " + escaped(problem.got)
+        message += "\n  to do:    " + escaped(problem.fix)
     return message
 
 

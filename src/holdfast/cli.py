@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast import __version__
-from holdfast.errors import DataWarning, HoldfastError, OptionError, Problem
+from holdfast.errors import DataWarning, HoldfastError, OptionError, Problem, printable
 
 app = typer.Typer(
     name="holdfast",
@@ -27,8 +27,18 @@ app = typer.Typer(
 )
 out, err = Console(), Console(stderr=True)
 
-DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet: unique_id, ds, y.", show_default=False)]
+DataPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="Table with unique_id, ds, y: CSV, Parquet, Excel, ... or - for standard input.",
+        show_default=False,
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a fit.", show_default=False)]
+SafeCsv = Annotated[
+    bool, typer.Option("--safe-csv", help="Put an apostrophe before text that a spreadsheet would run as a formula.")
+]
 MaxSteps = Annotated[int | None, typer.Option(help="Optimiser steps in all; otherwise as planned.", min=0)]
 
 # Every option of a fit: the type that the shell hands over, and what it says. Names and defaults are those of Config.
@@ -96,7 +106,7 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "thousands": (str, "Thousands separator. [default: detected]"),
     "date_format": (str, "Format of the timestamps: %d.%m.%Y. [default: detected]"),
     "encoding": (str, "Encoding of a text file. [default: UTF-8]"),
-    "max_rows": (int, "Largest number of rows to read. [default: 100000000]"),
+    "max_rows": (int, "Largest number of rows to read. [default: 100000000, less of packed files]"),
 }
 # Those of TableOptions: all that a command needs which reads a table and trains nothing.
 _TABLE_OPTIONS = ("horizon", "season_length", *list(_OPTIONS)[list(_OPTIONS).index("id_col") :])
@@ -252,21 +262,21 @@ def predict(
     out_file: Annotated[
         Path | None, typer.Option("--out", help="forecast.csv or .parquet. [default: print it]")
     ] = None,
-    future_data: Annotated[
-        Path | None, typer.Option(help="Future covariates over the horizon, CSV or Parquet.")
-    ] = None,
+    future_data: Annotated[Path | None, typer.Option(help="Table of future covariates over the horizon.")] = None,
+    safe_csv: SafeCsv = False,
 ) -> None:
-    """Forecast the steps behind the end of every series."""
+    """Forecast the next steps of every series."""
     from holdfast.forecasting.runs import predict_run
     from holdfast.series import csv_text
 
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", DataWarning)
-        table = predict_run(run, data, future_data, out_file)
+        table = predict_run(run, data, future_data, out_file, safe=safe_csv)
     for one in noticed:
         _say(err, str(one.message))
     if out_file is None:
-        sys.stdout.write(csv_text(table))
+        text = csv_text(table, safe=safe_csv)
+        sys.stdout.write(printable(text, keep="\n") if sys.stdout.isatty() else text)
 
 
 @app.command(epilog="Example: `holdfast backtest sales.csv --horizon 48 --windows 3 --out scores.csv`")
@@ -278,13 +288,14 @@ def backtest(
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Scores per series and cutoff, .csv or .parquet.")
     ] = None,
+    safe_csv: SafeCsv = False,
 ) -> None:
     """Train before the last windows, forecast each of them, and score them next to the best naive forecast."""
     from holdfast.forecasting.runs import backtest_file
     from holdfast.telemetry import ProgressLine
 
     with ProgressLine(err) as show:
-        scores, baseline = backtest_file(config, data, windows, out_file, show=show)
+        scores, baseline = backtest_file(config, data, windows, out_file, show=show, safe=safe_csv)
     _print_scores(scores, baseline)
 
 
@@ -382,7 +393,7 @@ def _print_scores(scores: dict[str, dict[str, float]], baseline: str) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    console.print(printable(text, keep="\n"), highlight=False, soft_wrap=True, markup=False)
 
 
 def main() -> None:

@@ -6,6 +6,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Text that is safe on a terminal: whatever is not printable is written as an escape.
+
+    Control characters in a table (of a column name, an id, a value) would otherwise move the cursor, hide what was
+    written or retitle the window.
+
+    Args:
+        text: Any text.
+        keep: Characters to leave alone, a line end for instance.
+
+    Returns:
+        The text with control and format characters, unusual spaces and lone surrogates escaped as Python writes them.
+
+    Example:
+        >>> print(printable("shop\x1b[2J 7"))
+        shop\x1b[2J 7
+        >>> print(printable("one line\ntwo", keep="\n"))
+        one line
+        two
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, told in four parts.
@@ -30,7 +58,8 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.where}\n  expected: {self.expected}\n  got:      {self.got}\n  to do:    {self.fix}"
+        where, expected, got, fix = map(printable, (self.where, self.expected, self.got, self.fix))
+        return f"{where}\n  expected: {expected}\n  got:      {got}\n  to do:    {fix}"
 
 
 class HoldfastError(Exception):

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from holdfast.series import Checked, RawTable, TableOptions, check_table
+from holdfast.series.findings import Rows
 
 
 def check(
@@ -21,4 +22,5 @@ def check(
 ) -> Checked:
     ahead = None if future is None else RawTable(future, source="the future table")
     options = replace(options or TableOptions(), **more)
-    return check_table(RawTable(frame, source=source), options, future=ahead, categories=categories)
+    rows = Rows("line", 2) if source.endswith(".csv") else Rows()
+    return check_table(RawTable(frame, source=source, rows=rows), options, future=ahead, categories=categories)

@@ -95,7 +95,9 @@ CASES = {
         HEAD + WEEK + "A,8.1.2024,1\n", "column 'ds'", ISO, "'8.1.2024' in line 9", "write the times like this"
     ),
     "dates that two countries read differently": Case(
-        HEAD + "A,01/02/2024,1\nA,02/02/2024,1\nA,03/02/2024,1\n", "column 'ds'", ISO, "'01/02/2024' in line 2", "like this"
+        HEAD + "A,01/02/2024,1\nA,02/02/2024,1\nA,03/02/2024,1\n", "column 'ds'", "one way",
+        "'01/02/2024' in line 2: 2024-02-01 (read as %d/%m/%Y) or 2024-01-02 (read as %m/%d/%Y)",
+        '--date-format "%d/%m/%Y" or --date-format "%m/%d/%Y"'
     ),
     "a row without a time": Case(HEAD + WEEK + "A,,1\n", "column 'ds'", ISO, "nothing in line 9", "remove these rows"),
     "times are fractions": Case(
@@ -291,14 +293,18 @@ def test_a_future_table_without_future_covariates_is_refused() -> None:
 
 FILES = {
     "missing": ("sales.csv", None, "a file that can be read", "no such file", "check the path"),
-    "of another kind": ("sales.xlsx", b"PK", ".csv, .csv.gz or .parquet", "'.xlsx'", "save the table as CSV"),
-    "without an ending": ("sales", b"a,b", ".csv, .csv.gz or .parquet", "no ending", "save the table as CSV"),
+    "of another kind": ("sales.ods", b"PK", ".csv, .tsv, .txt, .jsonl, .parquet", "'.ods'", "save the table as CSV"),
+    "without an ending": ("sales", b"a,b", "also with .gz, .bz2, .zst", "no ending", "save the table as CSV"),
     "empty": ("sales.csv", b"", "a header line and rows", "an empty file", "unique_id,ds,y"),
     "blank": ("sales.csv", b"\n \n", "a header line and rows", "an empty file", "unique_id,ds,y"),
     "not in UTF-8": ("sales.csv", b"unique_id,ds,y\nM\xfcnchen,1,2\n", "UTF-8", "byte 0xfc in line 2", "UTF-8"),
-    "with semicolons": ("sales.csv", b"unique_id;ds;y\nA;1;2,5\n", "commas", "semicolons", "commas"),
-    "with tabs": ("sales.csv", b"unique_id\tds\ty\nA\t1\t2\n", "commas", "tabs", "commas"),
-    "with a name twice": ("sales.csv", b"ds,y,y\n1,2,3\n", "a name of its own", "'y' more than once", "rename"),
+    "with a name twice": (
+        "sales.csv",
+        b"ds,y,y\n1,2,3\n",
+        "a name of its own",
+        "'y' in columns 2, 3 of line 1",
+        "rename",
+    ),
     "with a long line": ("sales.csv", b"ds,y\n1,2\n2,3,4\n3,4\n", "2 fields in every line", "3 in line 3", "correct"),
     "with a short line": (
         "sales.csv",
@@ -308,7 +314,7 @@ FILES = {
         "correct",
     ),
     "with an empty line": ("sales.csv", b"ds,y\n1,2\n\n3,4\n", "2 fields in every line", "0 in line 3", "correct"),
-    "not gzipped": ("sales.csv.gz", b"ds,y\n1,2\n", "a gzipped CSV", "", "compress"),
+    "not gzipped": ("sales.csv.gz", b"ds,y\n1,2\n", "packed as .gz", "Not a gzipped file", "pack"),
     "not Parquet": ("sales.parquet", b"ds,y\n1,2\n", "a Parquet file", "", "write the file again"),
 }
 

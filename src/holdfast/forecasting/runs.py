@@ -25,16 +25,24 @@ def fit_file(config: Config, data: Path, out: Path | None, *, show: Show | None 
     return forecaster_of(config).fit(data, out=out, show=show)
 
 
-def predict_run(run: Path, data: Path | None, future: Path | None, out: Path | None) -> pl.DataFrame:
-    """Forecast with a kept run; with `out` the forecasts are written there."""
+def predict_run(
+    run: Path, data: Path | None, future: Path | None, out: Path | None, *, safe: bool = False
+) -> pl.DataFrame:
+    """Forecast with a kept run; with `out` the forecasts are written there, with `safe` for a spreadsheet."""
     table: pl.DataFrame = Forecaster.load(run).predict(data, future=future)
     if out is not None:
-        write_table(table, out)
+        write_table(table, out, safe=safe)
     return table
 
 
 def backtest_file(
-    config: Config, data: Path, n_windows: int, out: Path | None, *, show: Show | None = None
+    config: Config,
+    data: Path,
+    n_windows: int,
+    out: Path | None,
+    *,
+    show: Show | None = None,
+    safe: bool = False,
 ) -> tuple[dict[str, dict[str, float]], str]:
     """Backtest a file; with `out` the scores of each series and cutoff are written there.
 
@@ -46,7 +54,7 @@ def backtest_file(
     fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
     scores = score_table(table, fitted.prepared.checked.table, fitted.network.config.naive_season, config.levels)
     if out is not None:
-        write_table(scores.rename({"unique_id": config.id_name}), out)
+        write_table(scores.rename({"unique_id": config.id_name}), out, safe=safe)
     return mean_scores(scores), naive_title(fitted.network.config.baseline_season)
 
 

@@ -6,10 +6,11 @@ from holdfast.series.datasets import m4_hourly
 from holdfast.series.describe import describe_table
 from holdfast.series.frames import Kind, as_polars, like
 from holdfast.series.options import TableOptions, table_options_of
-from holdfast.series.reading import csv_text, read_table, write_table
+from holdfast.series.reading import read_table
 from holdfast.series.seasons import LARGEST_CONTEXT, Season, find_seasons, left_out, seasons_of
 from holdfast.series.store import SeriesStore
 from holdfast.series.table import RawTable, open_table
+from holdfast.series.writing import csv_text, write_table
 
 __all__ = [
     "LARGEST_CONTEXT",

@@ -73,7 +73,7 @@ def check_table(
         >>> checked.notes
         ('sorted by time (rows that stood below a later one of their series: 1)',)
     """
-    findings = Findings(table.source, notes=list(table.notes))
+    findings = Findings(table.source, notes=list(table.notes), rows=table.rows)
     values = read_values(table.frame, options, findings)
     gaps = GapRule(options.fill_gaps, (*options.future, *options.past))
     grid = place_rows(values.ids, values.times, options.freq, gaps, findings)
@@ -98,7 +98,7 @@ def _read_future(
     """Future covariates of the future rows; None without a table."""
     if future is None:
         return None
-    behind = Findings(future.source)
+    behind = Findings(future.source, rows=future.rows, date_format=findings.date_format)
     known = read_future(future.frame, options, grid, horizon, behind)
     findings.problems.extend(behind.problems)
     return known

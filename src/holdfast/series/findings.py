@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from holdfast.errors import HoldfastError, Problem
 
 EXAMPLES = 5
@@ -26,20 +29,46 @@ def listed(items: Sequence[Item], say: Callable[[Item], str] = repr) -> str:
     return f"{shown} ... and {more} more" if more > 0 else shown
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """How a person counts the rows of a table.
+
+    Attributes:
+        word: "line" of a text file, "row" of anything else.
+        first: Number of the first row: 2 below a header line, 0 in a dataframe.
+        numbers: Number of each row, where they do not follow one another.
+
+    Example:
+        >>> Rows("line", 2).name(0), Rows().name(0)
+        ('line 2', 'row 0')
+    """
+
+    word: str = "row"
+    first: int = 0
+    numbers: NDArray[np.int64] | None = None
+
+    def name(self, row: int) -> str:
+        """The name of the row that has `row` rows above it."""
+        return f"{self.word} {row + self.first if self.numbers is None else self.numbers[row]}"
+
+
 @dataclass
 class Findings:
     """Collects everything that is wrong with one table, so that it can be told at once.
 
     Attributes:
-        source: The name of the table. Rows of a CSV file are counted as lines, with the header as line 1; rows of
-            anything else are counted from 0.
+        source: The name of the table.
         problems: What must change.
         notes: What was done and should be known.
+        rows: How its rows are counted.
+        date_format: The way of reading its dates, where it had to be found out; chooses for a second table too.
     """
 
     source: str
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rows: Rows = field(default_factory=Rows)
+    date_format: str | None = None
 
     def report(self, what: str, *, expected: str, got: str, fix: str) -> None:
         """Add one problem at `what` (a column, usually) of this table."""
@@ -51,4 +80,4 @@ class Findings:
 
     def row(self, number: int) -> str:
         """The name of a row that has `number` rows above it."""
-        return f"line {number + 2}" if self.source.endswith((".csv", ".csv.gz")) else f"row {number}"
+        return self.rows.name(number)

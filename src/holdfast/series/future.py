@@ -59,7 +59,7 @@ def _read_keys(future: pl.DataFrame, options: TableOptions, grid: Grid, findings
         ids: pl.Series | None = pl.Series([ONE_SERIES]).new_from_index(0, future.height)
     else:
         ids = read_ids(future[options.id_name], findings)
-    times = read_times(future[options.time_col], findings)
+    times = read_times(future[options.time_col], findings, options.date_format)
     if ids is None or times is None:
         return None
     ids = _as(sort_key(ids), sort_key(grid.ids).dtype, options.id_name, findings)

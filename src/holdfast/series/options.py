@@ -41,7 +41,8 @@ class TableOptions:
         thousands: Thousands separator of a text file. None: found out.
         date_format: Format of the timestamps, as strftime writes it (%d.%m.%Y). None: found out.
         encoding: Encoding of a text file. None: UTF-8.
-        max_rows: Largest number of rows to read; a larger file is refused before it is unpacked.
+        max_rows: Largest number of rows to read; a larger file is refused before it is unpacked. None: 100 million, and
+            no packed file that grows 200 times.
 
     Raises:
         OptionError: With every option that cannot work.
@@ -76,7 +77,7 @@ class TableOptions:
     thousands: str | None = None
     date_format: str | None = None
     encoding: str | None = None
-    max_rows: int = MOST_ROWS
+    max_rows: int | None = None
 
     def __post_init__(self) -> None:
         """Bring lists into tuples and numpy's numbers into Python's, then check everything at once."""
@@ -156,7 +157,7 @@ def refuse(problems: Iterator[Problem]) -> None:
 def table_problems(options: TableOptions) -> Iterator[Problem]:
     """Everything that is wrong with the options of a table."""
     for name, least in _WHOLE.items():
-        yield from whole_problem(name, getattr(options, name), least, optional=name == "horizon")
+        yield from whole_problem(name, getattr(options, name), least, optional=True)
     seasons = options.season_length
     numbers = isinstance(seasons, tuple) and all(is_whole(season) and season >= 0 for season in seasons)
     if seasons not in (None, NO_SEASON) and not numbers:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from holdfast.series.findings import Rows
 from holdfast.series.frames import Kind, as_polars
 from holdfast.series.options import TableOptions
-from holdfast.series.reading import read_table
+from holdfast.series.reading import read_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +21,9 @@ class RawTable:
     Attributes:
         frame: Its rows, in the order in which they came.
         kind: Kind of dataframe that it came as, and that forecasts are returned as.
-        source: Its name in errors. Rows of a text file are counted as lines, with the header as line 1; rows of
-            anything else are counted from 0.
+        source: Its name in errors.
         notes: What was found out while reading it, and should be known.
+        rows: How its rows are counted in errors.
 
     Example:
         >>> RawTable(pl.DataFrame({"ds": [1], "y": [2.0]}), source="sales.csv").frame.height
@@ -33,13 +34,15 @@ class RawTable:
     kind: Kind = "polars"
     source: str = "the table"
     notes: tuple[str, ...] = ()
+    rows: Rows = field(default_factory=Rows)
 
 
 def open_table(brought: Any, options: TableOptions | None = None, source: str = "the table") -> RawTable:
     """Read a table, whatever it comes as.
 
     Args:
-        brought: Path of a file, or a dataframe of pandas, polars or pyarrow.
+        brought: Path of a file, a folder or pattern of Parquet files, "-" for standard input, or a dataframe of pandas,
+            polars or pyarrow.
         options: How to read it.
         source: Its name in errors; a file is called by its path.
 
@@ -56,6 +59,7 @@ def open_table(brought: Any, options: TableOptions | None = None, source: str = 
     """
     options = options or TableOptions()
     if isinstance(brought, str | Path):
-        return RawTable(read_table(brought), "polars", str(brought))
+        found = read_file(brought, options)
+        return RawTable(found.frame, "polars", found.source, tuple(found.notes), found.rows)
     frame, kind = as_polars(brought)
     return RawTable(frame, kind, source)

@@ -8,12 +8,15 @@ from difflib import get_close_matches
 
 import polars as pl
 
+from holdfast.series.dates import parse_text_times
 from holdfast.series.findings import Findings, listed
 from holdfast.series.options import TableOptions
-from holdfast.series.times import parse_times
 
 TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
 ONE_SERIES = "series"
+FARTHEST = 2**62
+FIRST_DAY, LAST_DAY = -719_162, 2_568_019  # of the years 1 and 9000, counted from 1970
+PER_DAY = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 def by_option(options: TableOptions) -> dict[str, str]:
@@ -51,7 +54,7 @@ def read_values(table: pl.DataFrame, options: TableOptions, findings: Findings) 
         ids = pl.Series("unique_id", [ONE_SERIES]).new_from_index(0, table.height)
         findings.notes.append(f"no column 'unique_id': all rows are one series, called {ONE_SERIES!r}")
     if options.time_col in table.columns:
-        times = read_times(table[options.time_col], findings)
+        times = read_times(table[options.time_col], findings, options.date_format)
     if options.target_col in table.columns:
         y = _read_target(table[options.target_col], findings)
     varying = (*options.future, *options.past)
@@ -96,11 +99,14 @@ def read_ids(ids: pl.Series, findings: Findings) -> pl.Series | None:
     return ids
 
 
-def read_times(times: pl.Series, findings: Findings) -> pl.Series | None:
+def read_times(times: pl.Series, findings: Findings, date_format: str | None = None) -> pl.Series | None:
     """Times as integers, dates or datetimes; null and unreadable ones are reported (and become null)."""
     given = times
-    if times.dtype in (pl.String, pl.Categorical):
-        times = parse_times(times.cast(pl.String))
+    if times.dtype in (pl.String, pl.Categorical, pl.Enum) or (date_format and times.dtype.is_integer()):
+        read = parse_text_times(times.cast(pl.String), date_format, findings)
+        if read is None:
+            return None
+        times = read
     if not (times.dtype.is_integer() or times.dtype == pl.Date or isinstance(times.dtype, pl.Datetime)):
         fix = "convert the column to dates, datetimes or whole numbers"
         _report(given, findings, TIMES, f"a column of type {given.dtype}", fix)
@@ -108,7 +114,27 @@ def read_times(times: pl.Series, findings: Findings) -> pl.Series | None:
     bad = _where(times.is_null())
     if bad:
         got = listed(bad, lambda row: f"{_shown(given[row])} in {findings.row(row)}")
-        _report(given, findings, TIMES, got, "write the times like this, or remove these rows")
+        written = date_format or findings.date_format
+        expected = f"times written as {written}" if written else TIMES
+        option = "correct --date-format, " if date_format else ""
+        _report(given, findings, expected, got, f"{option}write the times like this, or remove these rows")
+    return _within_reach(times, given, findings)
+
+
+def _within_reach(times: pl.Series, given: pl.Series, findings: Findings) -> pl.Series | None:
+    """Times that can be counted with; those near the end of 64 bits have no steps between them."""
+    counted = times.to_physical().cast(pl.Int64, strict=False)
+    if times.dtype.is_integer():
+        least, most, expected = -FARTHEST, FARTHEST, "whole numbers between -2^62 and 2^62"
+    else:
+        unit = 1 if times.dtype == pl.Date else PER_DAY[times.dtype.time_unit]  # type: ignore[attr-defined]
+        least, most, expected = FIRST_DAY * unit, LAST_DAY * unit, "times between the years 1 and 9000"
+    far = _where(times.is_not_null() & ~counted.is_between(least, most).fill_null(False))
+    if far:
+        values = given.to_physical() if given.dtype.is_temporal() else given
+        got = listed(far, lambda row: f"{values[row]!r} in {findings.row(row)}")
+        _report(given, findings, expected, got, "correct these times, or count the steps from 1 on")
+        return None
     return times.alias("ds")
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from holdfast.errors import printable
 from holdfast.telemetry.records import Outlook
 
 PLAIN_LINES = 10  # how many lines a run prints where nothing can be rewritten (a log file)
@@ -47,7 +48,7 @@ class ProgressLine:
     def __call__(self, outlook: Outlook) -> None:
         """Show how far training is, and above it what else happened."""
         for words in outlook.news:
-            self.console.print(words, highlight=False, soft_wrap=True, markup=False)
+            self.console.print(printable(words, keep="\n"), highlight=False, soft_wrap=True, markup=False)
         if self._live is not None:
             self._live.update(Text(progress_text(outlook), no_wrap=True, overflow="ellipsis"))
             return
