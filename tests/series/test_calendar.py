@@ -179,7 +179,7 @@ def test_weekdays_only_are_business_days_and_a_single_week_is_not() -> None:
     [
         (pl.Series([3]), "no series with two different times"),
         (pl.Series([1, 4, 5, 11, 13, 20]), "irregular steps"),
-        (pl.Series([0, 1, 2]).cast(pl.Datetime("us")), "steps of 1 microseconds"),
+        (pl.Series([0, 1, 2]).cast(pl.Datetime("us")), "steps of a fraction of a millisecond"),
     ],
 )
 def test_what_has_no_frequency_is_refused(times: pl.Series, got: str) -> None:
@@ -214,7 +214,7 @@ def test_parse_knows_polars_and_pandas(text: str | int, alias: str | int) -> Non
     assert Freq.parse(Freq.parse(alias).text) == Freq(text)
 
 
-@pytest.mark.parametrize("text", ["", "-", "0h", "-1", 0, -3, True, "fortnight", "1.5h", "BMS", "h1", "1h30m", "nan"])
+@pytest.mark.parametrize("text", ["", "-", "0h", "-1", 0, -3, True, "fortnight", "1.5h", "CBMS", "h1", "1h30m", "nan"])
 def test_parse_refuses_what_is_no_frequency(text: str | int) -> None:
     with pytest.raises(OptionError, match="option --freq"):
         Freq.parse(text)

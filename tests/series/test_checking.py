@@ -38,7 +38,7 @@ def tables(draw: st.DrawFn) -> tuple[pl.DataFrame, str | int]:
         part = {
             "unique_id": [name] * length,
             "ds": Freq.parse(freq).range(STARTS[freq], length + shift)[shift:],
-            "y": pl.Series([1.0, *y], dtype=pl.Float64),
+            "y": pl.Series([*y, 1.0], dtype=pl.Float64),
             "promo": [bool((name + k) % 3) for k in range(length)],
             "visits": [float(name * k) for k in range(length)],
             "region": ["north" if name % 2 else "south"] * length,
@@ -191,18 +191,18 @@ def test_the_type_of_times_is_kept(dtype: pl.DataType) -> None:
 @pytest.mark.parametrize(
     "y",
     [
-        pl.Series([1, 2, 3, 4, None], dtype=pl.Int8),
-        pl.Series([1, 2, 3, 4, None], dtype=pl.Float32),
-        pl.Series([1.0, 2, 3, 4, float("nan")]),
-        pl.Series([1, 2, 3, 4, None], dtype=pl.Decimal(10, 2)),
-        pl.Series(["1", " 2", "3.0", "4e0", None]),
+        pl.Series([1, 2, None, 4, 5], dtype=pl.Int8),
+        pl.Series([1, 2, None, 4, 5], dtype=pl.Float32),
+        pl.Series([1.0, 2, float("nan"), 4, 5]),
+        pl.Series([1, 2, None, 4, 5], dtype=pl.Decimal(10, 2)),
+        pl.Series(["1", " 2", None, "4e0", "5.0"]),
     ],
     ids=lambda y: str(y.dtype),
 )
 def test_values_of_any_number_type_arrive_as_float64(y: pl.Series) -> None:
     checked = check_frame(pl.DataFrame({"ds": range(5), "y": y}), TableOptions(), horizon=1)
-    np.testing.assert_array_equal(checked.store.values(0), [1, 2, 3, 4, np.nan])
-    assert checked.table["y"].to_list() == [1, 2, 3, 4, None]
+    np.testing.assert_array_equal(checked.store.values(0), [1, 2, np.nan, 4, 5])
+    assert checked.table["y"].to_list() == [1, 2, None, 4, 5]
 
 
 def berlin(first: datetime, text: str, count: int) -> pl.Series:

@@ -75,7 +75,7 @@ def backtest_table(
     cutoff_W = cutoff_n[series]
     row_WF = (store.offsets[series] + cutoff_W)[:, None] + np.arange(horizon)
     naive_WF = np.stack([seasonal_naive(store.values(i)[: cutoff_n[i]], season, horizon) for i in series.tolist()])
-    last_seen = store.freq.at(store.starts.gather(series), cutoff_W - 1)
+    last_seen = store.stamped(store.offsets[series] + cutoff_W - 1)
     table = table.with_columns(
         last_seen.gather(np.repeat(np.arange(len(series)), horizon)).alias("cutoff"),
         pl.Series("y", store.y[row_WF].ravel()).fill_nan(None),

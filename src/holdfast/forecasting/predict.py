@@ -154,7 +154,7 @@ def forecast_table(
     owner = np.repeat(series, horizon)
     columns = [
         store.ids.gather(owner).alias("unique_id"),
-        store.freq.at(store.starts.gather(owner), rows_WF.ravel()).alias("ds"),
+        store.stamped(store.offsets[owner] + rows_WF.ravel()),
         pl.Series(MODEL, point_WF.ravel()),
         *(pl.Series(name, border_WFQ[..., index].ravel()) for index, name in enumerate(level_columns(levels))),
     ]

@@ -1,10 +1,12 @@
 """Long tables of time series: reading, checking, calendars, seasons, and the arrays that models are fed from."""
 
-from holdfast.series.calendar import Freq, calendar_features, infer_freq, unseen_cycles
+from holdfast.series.calendar import Freq
 from holdfast.series.checking import Checked, check_table
 from holdfast.series.datasets import m4_hourly
 from holdfast.series.describe import describe_table
+from holdfast.series.features import calendar_features, unseen_cycles
 from holdfast.series.frames import Kind, as_polars, like
+from holdfast.series.inference import infer_freq
 from holdfast.series.options import TableOptions, table_options_of
 from holdfast.series.reading import read_table
 from holdfast.series.seasons import LARGEST_CONTEXT, Season, find_seasons, left_out, seasons_of

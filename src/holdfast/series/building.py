@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from holdfast.series.calendar import calendar_features
+from holdfast.series.features import calendar_features
 from holdfast.series.findings import Findings, listed
 from holdfast.series.grid import Grid
 from holdfast.series.options import TableOptions
 from holdfast.series.store import SeriesStore
-from holdfast.series.times import Ints
+from holdfast.series.wall import Ints
 
 Floats = NDArray[np.float32]
 Number = TypeVar("Number", np.float32, np.float64)
@@ -47,15 +47,17 @@ class Placed:
         """Row ranges of the series in the store, future rows included [n + 1]."""
         return np.append(0, np.cumsum(self.grid.lengths + self.horizon))
 
-    @property
-    def places(self) -> Ints:
-        """Row in the store of each given row [N]."""
-        return self.offsets[self.grid.series] + self.grid.steps
+    def spread(self, values: NDArray[Number], ahead: int = 0) -> NDArray[Number]:
+        """Given rows of a table in their places among the R rows, nan elsewhere.
 
-    def spread(self, values: NDArray[Number]) -> NDArray[Number]:
-        """Given rows of a table in their places among the R rows, nan elsewhere."""
+        Args:
+            values: One for each row of the table.
+            ahead: So many rows of the future of each series are spread too.
+        """
+        grid = self.grid
         spread = np.full((int(self.offsets[-1]), *values.shape[1:]), np.nan, dtype=values.dtype)
-        spread[self.places] = values[self.grid.order]
+        kept = grid.steps < grid.lengths[grid.series] + ahead
+        spread[(self.offsets[grid.series] + grid.steps)[kept]] = values[grid.order[kept]]
         return spread
 
 
@@ -114,14 +116,16 @@ def build_store(placed: Placed, options: TableOptions, static: Static, future: F
     grid, offsets = placed.grid, placed.offsets
     rows = np.diff(offsets)
     steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], rows)
-    known = placed.spread(_matrix(placed, options.future))
+    known = placed.spread(_matrix(placed, options.future), placed.horizon)
     if future is not None:
         known[steps >= np.repeat(grid.lengths, rows)] = future
-    times = grid.freq.at(grid.starts.gather(np.repeat(np.arange(len(rows)), rows)), steps)
+    times = grid.at(np.repeat(np.arange(len(rows)), rows), steps)
     names, features = calendar_features(times, grid.freq)
     return SeriesStore(
         ids=grid.ids.alias("unique_id"),
         starts=grid.starts.alias("ds"),
+        ds=times.alias("ds"),
+        stamps=grid.stamps,
         offsets=offsets,
         lengths=grid.lengths,
         y=placed.spread(placed.y.to_numpy()),
@@ -137,14 +141,14 @@ def build_store(placed: Placed, options: TableOptions, static: Static, future: F
 
 
 def build_table(placed: Placed, options: TableOptions, given: pl.DataFrame) -> pl.DataFrame:
-    """The tidy table: every row of the grid, covariates as they were given."""
+    """The tidy table: every row of the grid, those of the future too, covariates as they were given."""
     grid = placed.grid
-    series = np.repeat(np.arange(len(grid.ids)), grid.lengths)
-    first = np.append(0, np.cumsum(grid.lengths))
+    series = np.repeat(np.arange(len(grid.ids)), grid.extents)
+    first = np.append(0, np.cumsum(grid.extents))
     row = np.full(len(series), -1)
     row[first[grid.series] + grid.steps] = grid.order
     source = pl.Series(row).set(pl.Series(row < 0), None)
-    ds = grid.freq.at(grid.starts.gather(series), np.arange(len(series)) - first[series])
+    ds = grid.stamps.write(grid.at(series, np.arange(len(series)) - first[series]))
     start = pl.Series(grid.order[grid.first[:-1]][series])  # inserted rows have static covariates too
     return pl.DataFrame(
         [

@@ -13,11 +13,13 @@ from holdfast.errors import DataError
 from holdfast.series.building import Placed, build_store, build_table, code_static
 from holdfast.series.findings import Findings, listed
 from holdfast.series.future import read_future
-from holdfast.series.grid import GapRule, Grid, place_rows
+from holdfast.series.grid import Grid
 from holdfast.series.options import TableOptions
+from holdfast.series.remedies import place_or_advise
 from holdfast.series.store import SeriesStore
 from holdfast.series.table import RawTable
 from holdfast.series.values import read_values
+from holdfast.series.wall import Ints, limits, say_time, to_wall
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +77,20 @@ def check_table(
     """
     findings = Findings(table.source, notes=list(table.notes), rows=table.rows)
     values = read_values(table.frame, options, findings)
-    gaps = GapRule(options.fill_gaps, (*options.future, *options.past))
-    grid = place_rows(values.ids, values.times, options.freq, gaps, findings)
+    grid = place_or_advise(values, options, findings)
     horizon, static, known = options.horizon, None, None
     if grid is not None:
-        horizon = horizon or grid.freq.horizon
+        ahead = grid.extents - grid.lengths
+        horizon = horizon or int(ahead.max()) or grid.freq.horizon
+        if ahead.any():
+            _note_ahead(grid, ahead, findings)
+        _check_reach(grid, horizon, findings)
         if categories is None:
             _check_lengths(grid, horizon, findings)
         _check_observed(grid, values.y, findings)
         static = code_static(grid, values.covariates, options.static, categories, findings)
-        known = _read_future(future, options, grid, horizon, findings)
+        if not findings.problems:
+            known = _read_future(future, options, grid, horizon, findings)
     if findings.problems or grid is None or horizon is None or static is None or values.y is None:
         raise DataError(findings.problems)
     placed = Placed(grid, values.y, values.covariates, horizon)
@@ -104,9 +110,37 @@ def _read_future(
     return known
 
 
+def _note_ahead(grid: Grid, ahead: Ints, findings: Findings) -> None:
+    """Say which rows were taken for the future."""
+    most, series = int(ahead.max()), int(ahead.argmax())
+    first = int(
+        grid.first[series]
+        + np.searchsorted(grid.steps[grid.first[series] : grid.first[series + 1]], grid.lengths[series])
+    )
+    rows = (
+        f"{most} for each" if (ahead == most).all() else f"up to {most} in {(ahead > 0).sum()} of {len(ahead)} series"
+    )
+    findings.notes.append(f"no series has a value from {grid.stamp(first)} on: these rows are the future, {rows}")
+
+
+def _check_reach(grid: Grid, horizon: int, findings: Findings) -> None:
+    """The last time of a forecast must be one that the type of the times can hold."""
+    written = grid.times.dtype if grid.stamps.kind else grid.stamps.dtype
+    seconds = grid.freq.seconds
+    step = grid.freq.count if seconds is None else seconds * 1e6
+    last, latest = int(to_wall(grid.times, local=False).max()), limits(written)[1]
+    if last + (horizon + 1.0) * step > latest:
+        at = say_time(last, grid.times.dtype)
+        expected = f"forecasts of times up to {say_time(latest, written)}"
+        got = f"{horizon} steps of {grid.freq.text} after {at}"
+        fix = "correct the times, give a shorter --horizon, or count in 64-bit numbers"
+        findings.report("times", expected=expected, got=got, fix=fix)
+
+
 def _check_lengths(grid: Grid, horizon: int, findings: Findings) -> None:
     """At least one series must be long enough to learn from and to validate on."""
-    lengths = np.maximum(grid.lengths, np.diff(grid.first))
+    given = np.diff(grid.first) - (grid.extents - grid.lengths)
+    lengths = np.maximum(grid.lengths, given)
     longest = int(lengths.argmax())
     length = int(lengths[longest])
     if length <= horizon + 1:

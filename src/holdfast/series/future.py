@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from holdfast.series.findings import Findings, listed
 from holdfast.series.grid import Grid, sort_key
 from holdfast.series.options import TableOptions
-from holdfast.series.times import Ints
+from holdfast.series.snapping import snap
 from holdfast.series.values import ONE_SERIES, read_ids, read_numbers, read_times
+from holdfast.series.wall import Ints
+from holdfast.series.zones import in_zone
 
 
 def read_future(
@@ -38,7 +40,7 @@ def read_future(
         findings.report("", expected="one row for each series and time", got=got, fix="keep one row for each time")
     lacking = wanted.join(given, on=["id", "ds"], how="anti", maintain_order="left")
     if lacking.height:
-        _report_lacking(lacking, horizon, findings)
+        _report_lacking(lacking.with_columns(grid.stamps.write(lacking["ds"])), horizon, findings)
     if len(findings.problems) > before:
         return None
     values = np.column_stack([column.to_numpy() for column in numbers if column is not None])
@@ -59,9 +61,12 @@ def _read_keys(future: pl.DataFrame, options: TableOptions, grid: Grid, findings
         ids: pl.Series | None = pl.Series([ONE_SERIES]).new_from_index(0, future.height)
     else:
         ids = read_ids(future[options.id_name], findings)
-    times = read_times(future[options.time_col], findings, options.date_format)
+    times, _ = read_times(future[options.time_col], grid.freq.text, findings, options.date_format)
     if ids is None or times is None:
         return None
+    times = in_zone(ids, times, options.tz, findings)
+    if options.snap and (moved := snap(times, np.zeros(0, np.int64), grid.freq, Findings(""))) is not None:
+        times = moved[0]
     ids = _as(sort_key(ids), sort_key(grid.ids).dtype, options.id_name, findings)
     times = _as(times, grid.times.dtype, options.time_col, findings)
     return pl.DataFrame({"id": ids, "ds": times})
@@ -85,7 +90,7 @@ def _wanted(grid: Grid, horizon: int) -> pl.DataFrame:
     """id, ds, step behind the last row and place in the result of every future row."""
     series = np.repeat(np.arange(len(grid.ids)), horizon)
     step: Ints = np.tile(np.arange(horizon), len(grid.ids))
-    ds = grid.freq.at(grid.starts.gather(series), grid.lengths[series] + step)
+    ds = grid.at(series, grid.lengths[series] + step)
     ids = sort_key(grid.ids).gather(series)
     return pl.DataFrame({"id": ids, "ds": ds, "place": np.arange(len(series))})
 

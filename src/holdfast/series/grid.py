@@ -12,9 +12,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from holdfast.errors import HoldfastError
-from holdfast.series.calendar import Freq, infer_freq
+from holdfast.series.calendar import ROWS, Freq
 from holdfast.series.findings import Findings, listed
-from holdfast.series.times import Ints, is_clock_change
+from holdfast.series.inference import infer_freq, infer_rows
+from holdfast.series.options import TableOptions
+from holdfast.series.snapping import snap
+from holdfast.series.stamps import Stamps
+from holdfast.series.times import is_clock_change
+from holdfast.series.values import Values
+from holdfast.series.wall import Ints
+from holdfast.series.zones import in_zone
 
 Flags = NDArray[np.bool_]
 LOCAL_TIME = (
@@ -32,7 +39,10 @@ class Grid:
         times: Times of the rows [N].
         first: Range of rows of each series [n + 1].
         steps: Steps since the first row of its series [N].
+        lengths: Steps up to the forecast: from the first row to the last one that is not of the future, missing ones
+            included [n].
         freq: Calendar step.
+        stamps: How the table writes its times.
     """
 
     order: Ints
@@ -40,7 +50,9 @@ class Grid:
     times: pl.Series
     first: Ints
     steps: Ints
+    lengths: Ints
     freq: Freq
+    stamps: Stamps
 
     @property
     def starts(self) -> pl.Series:
@@ -53,59 +65,100 @@ class Grid:
         return np.repeat(np.arange(len(self.ids)), np.diff(self.first))
 
     @property
-    def lengths(self) -> Ints:
-        """Rows of each series, from the first to the last given one, missing ones included [n]."""
+    def extents(self) -> Ints:
+        """Steps from the first to the last given row, those of the future and missing ones included [n]."""
         return self.steps[self.first[1:] - 1] + 1
+
+    @property
+    def missing(self) -> Ints:
+        """Rows between the first and the last one of each series that are not there [n]."""
+        return self.extents - np.diff(self.first)
+
+    def at(self, series: Ints, steps: Ints) -> pl.Series:
+        """The time of each step of a series.
+
+        Args:
+            series: Numbers of series.
+            steps: As many steps, from the first row of the series on.
+        """
+        if not self.freq.by_rows:
+            return self.freq.at(self.starts.gather(series), steps)
+        last = np.diff(self.first)[series] - 1
+        given = self.times.gather(self.first[series] + np.minimum(steps, last))
+        after = np.flatnonzero(steps > last)
+        return given.scatter(after, self.freq.at(given.gather(after), (steps - last)[after])) if len(after) else given
 
     def name_row(self, i: int, findings: Findings) -> str:
         """Row i of the N as a person finds it in the table."""
         series = int(np.searchsorted(self.first, i, side="right")) - 1
-        return f"series {self.ids[series]!r} at {self.times[i]} ({findings.row(int(self.order[i]))})"
+        return f"series {self.ids[series]!r} at {self.stamp(i)} ({findings.row(int(self.order[i]))})"
+
+    def stamp(self, i: int) -> str:
+        """The time of row i of the N as the table writes it, with its weekday where the calendar depends on that."""
+        written = str(self.stamps.write(self.times[i : i + 1])[0])
+        weekly = self.freq.unit == "b" or (self.freq.slots is not None and self.freq.slots.weeks == 1)
+        return f"{self.times[i : i + 1].dt.to_string('%A')[0]} {written}" if weekly else written
 
 
-@dataclass(frozen=True)
-class GapRule:
-    """What to do about missing rows.
-
-    Attributes:
-        fill: Whether to insert them.
-        covariates: Names of covariates that vary in time: no inserted row can have them.
-    """
-
-    fill: bool
-    covariates: tuple[str, ...]
-
-
-def place_rows(
-    ids: pl.Series | None, times: pl.Series | None, freq: str | int | None, gaps: GapRule, findings: Findings
-) -> Grid | None:
+def place_rows(values: Values, options: TableOptions, findings: Findings) -> Grid | None:
     """Sort the rows, find the frequency, and report every row that is doubled, off the grid or missing.
 
     Returns:
         The grid, or None where ids, times or the frequency cannot be told.
     """
-    if ids is None or times is None:
+    ids, times, stamps = values.ids, values.times, values.stamps
+    if ids is None or times is None or stamps is None:
         return None
     whole = np.flatnonzero((ids.is_not_null() & times.is_not_null()).to_numpy())
     if not len(whole):
         return None
+    times = in_zone(ids, times, options.tz, findings)
     order = _sort(ids, times, whole, findings)
+    freq = options.freq
+    if options.snap:
+        moved = _snapped(ids, times, order, freq, findings)
+        if moved is None:
+            return None
+        times, freq = moved
     sorted_ids, sorted_times = ids.gather(order), times.gather(order)
     new = _starts_series(sorted_ids)
     double = ~new & (sorted_times == sorted_times.shift(1)).fill_null(False).to_numpy()
     if double.any():
-        _report_double(sorted_ids, sorted_times, order, double, findings)
+        _report_double(sorted_ids, stamps.write(sorted_times), order, double, findings)
         order, new = order[~double], new[~double]
         sorted_ids, sorted_times = ids.gather(order), times.gather(order)
-    known = _frequency(sorted_ids, sorted_times, freq, findings)
+    first = np.append(np.flatnonzero(new), len(order))
+    known = _frequency(sorted_ids, sorted_times, first, freq, findings)
     if known is None:
         return None
-    first = np.append(np.flatnonzero(new), len(order))
-    starts = sorted_times.gather(np.repeat(first[:-1], np.diff(first)))
-    grid = Grid(order, sorted_ids.gather(first[:-1]), sorted_times, first, known.steps(starts, sorted_times), known)
-    if len(whole) == len(ids):  # a row without a time would be reported once more, as a gap
-        _check_grid(grid, (known.at(starts, grid.steps) == sorted_times).to_numpy(), gaps, findings)
+    series = np.repeat(np.arange(len(first) - 1), np.diff(first))
+    number = np.arange(len(order)) - first[series]
+    if known.text == ROWS:
+        sorted_times, stamps = pl.Series("ds", number), Stamps("", pl.Int64())
+    starts = sorted_times.gather(first[series])
+    steps = number if known.by_rows else known.steps(starts, sorted_times)
+    lengths = _lengths(steps, first, values.ahead[order])
+    grid = Grid(order, sorted_ids.gather(first[:-1]), sorted_times, first, steps, lengths, known, stamps)
+    if len(whole) == len(ids) and not known.by_rows:  # a row without a time would be reported once more, as a gap
+        _check_grid(grid, (known.at(starts, steps) == sorted_times).to_numpy(), options, findings)
     return grid
+
+
+def _snapped(
+    ids: pl.Series, times: pl.Series, order: Ints, freq: str | int | None, findings: Findings
+) -> tuple[pl.Series, str | int] | None:
+    """All times on the nearest steps of a grid, in the order of the table."""
+    sorted_times = times.gather(order)
+    ticks = sorted_times.to_physical().cast(pl.Int64)
+    before = np.flatnonzero(~_starts_series(ids.gather(order))[1:] & (np.diff(ticks.to_numpy()) > 0))
+    moved = snap(sorted_times, before, None if freq is None else Freq.parse(freq), findings)
+    return None if moved is None else (times.clone().scatter(order, moved[0]), moved[1].text)
+
+
+def _lengths(steps: Ints, first: Ints, ahead: Flags) -> Ints:
+    """Steps of each series before its first row of the future."""
+    end = np.where(ahead, steps, np.iinfo(np.int64).max)
+    return np.minimum(np.minimum.reduceat(end, first[:-1]), steps[first[1:] - 1] + 1)
 
 
 def _sort(ids: pl.Series, times: pl.Series, whole: Ints, findings: Findings) -> Ints:
@@ -137,9 +190,13 @@ def _starts_series(sorted_ids: pl.Series) -> Flags:
     return (sorted_ids != sorted_ids.shift(1)).fill_null(True).to_numpy()
 
 
-def _frequency(ids: pl.Series, times: pl.Series, freq: str | int | None, findings: Findings) -> Freq | None:
+def _frequency(
+    ids: pl.Series, times: pl.Series, first: Ints, freq: str | int | None, findings: Findings
+) -> Freq | None:
     """The given frequency if it fits the type of the times, else the inferred one."""
     try:
+        if freq == ROWS:
+            return _by_rows(infer_rows(times, ids, first), findings)
         known = infer_freq(times, ids, findings.source) if freq is None else Freq.parse(freq)
     except HoldfastError as error:
         findings.adopt(error)
@@ -148,14 +205,22 @@ def _frequency(ids: pl.Series, times: pl.Series, freq: str | int | None, finding
     if whole_numbers != (known.unit == ""):
         expected = f"times that step by {known.text}" if known.unit else f"whole numbers that step by {known.text}"
         got = "whole numbers" if whole_numbers else f"times of type {times.dtype}"
-        fix = "leave --freq out, or give it as a whole number" if whole_numbers else "leave --freq out, or write 1d, 1h"
-        findings.report("times", expected=expected, got=got, fix=fix)
+        findings.report("times", expected=expected, got=got, fix="give the frequency that the times have with --freq")
         return None
     if known.sub_daily and times.dtype == pl.Date:
-        got, fix = "dates without a time of day", "leave --freq out, or add the time of day"
+        got, fix = "dates without a time of day", "add the time of day"
         findings.report("times", expected=f"datetimes that step by {known.text}", got=got, fix=fix)
         return None
     return known
+
+
+def _by_rows(freq: Freq, findings: Findings) -> Freq:
+    """Say what taking each row as a step means for the times of forecasts."""
+    then = "the times keep no calendar, so rows and forecasts are numbered"
+    if freq.text != ROWS:
+        then = f"forecasts continue in steps of {str(freq.text).removeprefix(f'{ROWS}:')}"
+    findings.notes.append(f"took each row as one step; {then}")
+    return freq
 
 
 def _report_double(ids: pl.Series, times: pl.Series, order: Ints, double: Flags, findings: Findings) -> None:
@@ -172,7 +237,7 @@ def _report_double(ids: pl.Series, times: pl.Series, order: Ints, double: Flags,
     findings.report("times", expected=expected, got=f"duplicate rows: {listed(at, say)}", fix=fix)
 
 
-def _check_grid(grid: Grid, fits: Flags, gaps: GapRule, findings: Findings) -> None:
+def _check_grid(grid: Grid, fits: Flags, options: TableOptions, findings: Findings) -> None:
     """Report series of another frequency, rows off the grid, and gaps."""
     leap = np.diff(grid.steps, prepend=grid.steps[0])
     leap[grid.first[:-1]] = 1
@@ -180,7 +245,7 @@ def _check_grid(grid: Grid, fits: Flags, gaps: GapRule, findings: Findings) -> N
         return
     fits_above = np.append(True, fits[:-1])
     # Who asks to fill gaps may have sparse series, a few rows of which happen to be evenly spaced.
-    other = _other_frequency(grid, fits & fits_above & (leap == 1), fewest=10 if gaps.fill else 3)
+    other = _other_frequency(grid, fits & fits_above & (leap == 1), fewest=10 if options.fill_gaps else 3)
     if other.any():
         _report_other_frequency(grid, np.flatnonzero(other).tolist(), findings)
     same = ~other[grid.series]
@@ -192,7 +257,7 @@ def _check_grid(grid: Grid, fits: Flags, gaps: GapRule, findings: Findings) -> N
         findings.report("times", expected=expected, got=got, fix=fix)
     before = np.flatnonzero(same & fits & fits_above & (leap > 1)) - 1
     if len(before):
-        _judge_gaps(grid, before, leap[before + 1] - 1, gaps, findings)
+        _judge_gaps(grid, before, leap[before + 1] - 1, options, findings)
 
 
 def _other_frequency(grid: Grid, regular: Flags, fewest: int) -> Flags:
@@ -209,32 +274,40 @@ def _other_frequency(grid: Grid, regular: Flags, fewest: int) -> Flags:
 
 def _report_other_frequency(grid: Grid, series: list[int], findings: Findings) -> None:
     def say(i: int) -> str:
-        own = infer_freq(grid.times[int(grid.first[i]) : int(grid.first[i + 1])]).text
+        own = _own_frequency(grid.times[int(grid.first[i]) : int(grid.first[i + 1])])
         return f"{own} from {grid.name_row(int(grid.first[i]), findings)} on"
 
     fix = "forecast each frequency by itself, or aggregate to one frequency first"
     if len(series) == len(grid.ids):
-        fix = "leave --freq out, or give the frequency that the times have"
+        fix = "give the frequency that the times have with --freq"
     expected = f"one frequency in all series, {grid.freq.text}"
     findings.report("times", expected=expected, got=f"other frequencies: {listed(series, say)}", fix=fix)
 
 
-def _judge_gaps(grid: Grid, before: Ints, missing: Ints, gaps: GapRule, findings: Findings) -> None:
+def _own_frequency(times: pl.Series) -> str:
+    try:
+        return str(infer_freq(times).text)
+    except HoldfastError:
+        return "no regular step"
+
+
+def _judge_gaps(grid: Grid, before: Ints, missing: Ints, options: TableOptions, findings: Findings) -> None:
     """Report gaps, or note that they will be filled."""
     total, touched = int(missing.sum()), len(np.unique(grid.series[before]))
     counted = f"missing rows: {total}, in {touched} of {len(grid.ids)} series"
-    if gaps.fill and not gaps.covariates and total <= 100 * len(grid.order):
+    covariates = (*options.future, *options.past)
+    if options.fill_gaps and not covariates and total <= 100 * len(grid.order):
         findings.notes.append(f"inserted {counted}; y is missing there")
         return
 
     def say(k: int) -> str:
         return f"{missing[k]} after {grid.name_row(int(before[k]), findings)}"
 
-    fix = "insert the rows, or let --fill-gaps insert them with a missing y"
-    if gaps.covariates:
-        names = ", ".join(repr(name) for name in gaps.covariates)
+    fix = "insert the rows"
+    if covariates:
+        names = ", ".join(repr(name) for name in covariates)
         fix = f"insert the rows with their covariates ({names}), which cannot be invented, or leave the covariates out"
-    elif gaps.fill:
+    elif options.fill_gaps:
         fix = "correct the times: there are more than a hundred times as many rows missing as given"
     if _hours_skipped(grid, before, missing).mean() > 0.5:
         fix = f"{LOCAL_TIME} (an hour that the clock skips in spring); or {fix}"
@@ -244,8 +317,7 @@ def _judge_gaps(grid: Grid, before: Ints, missing: Ints, gaps: GapRule, findings
 
 def _hours_skipped(grid: Grid, before: Ints, missing: Ints) -> Flags:
     """Whether what is missing is one hour, at which clocks go forward."""
-    starts = grid.starts.gather(grid.series[before])
-    skipped, back = (grid.freq.at(starts, grid.steps[before] + 1 + extra) for extra in (0, missing))
+    skipped, back = (grid.at(grid.series[before], grid.steps[before] + 1 + extra) for extra in (0, missing))
     if not isinstance(skipped.dtype, pl.Datetime):
         return np.zeros(len(before), dtype=bool)
     return np.asarray(((back - skipped).dt.total_minutes() == 60).to_numpy() & is_clock_change(skipped))

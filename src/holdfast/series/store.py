@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from holdfast.series.calendar import Freq
+from holdfast.series.stamps import Stamps
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,8 @@ class SeriesStore:
     Attributes:
         ids: unique_id of each series, sorted [n].
         starts: Time of the first row of each series [n].
+        ds: Time of each row, future ones included [R].
+        stamps: How the table writes its times: what people see.
         offsets: Row ranges, future rows included (int64, [n + 1]).
         lengths: Observed rows, from the first to the last given one (int64, [n]).
         y: Values in the units of the data, nan where missing and in future rows (float64, [R]).
@@ -41,6 +44,8 @@ class SeriesStore:
 
     ids: pl.Series
     starts: pl.Series
+    ds: pl.Series
+    stamps: Stamps
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     y: NDArray[np.float64]
@@ -64,11 +69,14 @@ class SeriesStore:
 
     def times(self, i: int, start: int, stop: int) -> pl.Series:
         """Times of rows `start` to `stop` of series i; rows from `lengths[i]` on lie in the future."""
-        return self.freq.at(self.starts.gather([i] * (stop - start)), np.arange(start, stop)).alias("ds")
+        return self.stamped(self.offsets[i] + np.arange(start, stop))
+
+    def stamped(self, rows: NDArray[np.int64]) -> pl.Series:
+        """Times of some of the R rows, written as in the table."""
+        return self.stamps.write(self.ds.gather(rows)).alias("ds")
 
     def future_times(self) -> pl.DataFrame:
         """unique_id and ds of all future rows, `horizon` for each series, in output order."""
         series = np.repeat(np.arange(self.n_series), self.horizon)
         steps = np.repeat(self.lengths, self.horizon) + np.tile(np.arange(self.horizon), self.n_series)
-        ds = self.freq.at(self.starts.gather(series), steps)
-        return pl.DataFrame({"unique_id": self.ids.gather(series), "ds": ds})
+        return pl.DataFrame({"unique_id": self.ids.gather(series), "ds": self.stamped(self.offsets[series] + steps)})

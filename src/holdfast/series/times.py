@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-
-Ints = NDArray[np.int64]
 
 
 def parse_times(text: pl.Series) -> pl.Series:
@@ -70,32 +66,3 @@ def _zoned_datetimes(text: pl.Series) -> pl.Series:
             utc.str.to_datetime("%Y-%m-%d %H:%M%:z", time_unit="us", time_zone="UTC", strict=False)
         )
     return parsed
-
-
-def to_wall(times: pl.Series, *, local: bool) -> Ints:
-    """Times as integers: as they are, or microseconds since 1970 on the local clock or in UTC."""
-    if times.dtype.is_integer():
-        return np.asarray(times.cast(pl.Int64).to_numpy())
-    if local and isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is not None:
-        times = times.dt.replace_time_zone(None)
-    zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
-    return np.asarray(times.cast(pl.Datetime("us", zone)).to_physical().to_numpy())
-
-
-def from_wall(wall: Ints, dtype: pl.DataType, *, local: bool) -> pl.Series:
-    """The inverse of `to_wall`."""
-    values = pl.Series("ds", wall)
-    times: pl.Series
-    if dtype.is_integer():
-        times = values.cast(dtype)
-    elif not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
-        times = values.cast(pl.Datetime("us")).cast(dtype)
-    elif not local:
-        times = values.cast(pl.Datetime("us", "UTC")).cast(dtype)
-    else:
-        naive, zone = values.cast(pl.Datetime("us")), dtype.time_zone
-        times = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        if times.has_nulls():  # a day whose midnight the clock skipped starts an hour later
-            times = times.fill_null((naive + timedelta(hours=1)).dt.replace_time_zone(zone, ambiguous="earliest"))
-        times = times.cast(dtype)
-    return times

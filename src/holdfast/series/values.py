@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from holdfast.series.calendar import ROWS, Freq
 from holdfast.series.dates import parse_text_times
 from holdfast.series.findings import Findings, listed
 from holdfast.series.options import TableOptions
+from holdfast.series.stamps import Stamps, stamps_of
+from holdfast.series.wall import Ints, in_limits, limits, say_time
 
 TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
 ONE_SERIES = "series"
-FARTHEST = 2**62
-FIRST_DAY, LAST_DAY = -719_162, 2_568_019  # of the years 1 and 9000, counted from 1970
-PER_DAY = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 def by_option(options: TableOptions) -> dict[str, str]:
@@ -31,36 +33,47 @@ class Values:
     Attributes:
         ids: Key of each row.
         times: Integers, dates or datetimes.
+        stamps: How the table writes its times.
         y: float64, nan where missing.
         covariates: Numbers as float32, static text and booleans as text.
     """
 
     ids: pl.Series | None
     times: pl.Series | None
+    stamps: Stamps | None
     y: pl.Series | None
     covariates: pl.DataFrame
+
+    @property
+    def ahead(self) -> NDArray[np.bool_]:
+        """Rows of the future: those after the last time at which any series has a value."""
+        return rows_ahead(self.times, self.y)
 
 
 def read_values(table: pl.DataFrame, options: TableOptions, findings: Findings) -> Values:
     """Read every column that has a use, and report all that cannot be used."""
     _check_names(table, options, findings)
-    ids, times, y = None, None, None
+    ids, times, y, stamps = None, None, None, None
     if table.is_empty():
         findings.report("", expected="at least one row", got="no rows", fix="check how the table was made")
-        return Values(None, None, None, pl.DataFrame())
+        return Values(None, None, None, None, pl.DataFrame())
     if options.id_name in table.columns:
         ids = read_ids(table[options.id_name], findings)
     elif options.id_name == TableOptions.id_col:
         ids = pl.Series("unique_id", [ONE_SERIES]).new_from_index(0, table.height)
         findings.notes.append(f"no column 'unique_id': all rows are one series, called {ONE_SERIES!r}")
     if options.time_col in table.columns:
-        times = read_times(table[options.time_col], findings, options.date_format)
+        times, stamps = read_times(table[options.time_col], options.freq, findings, options.date_format)
     if options.target_col in table.columns:
         y = _read_target(table[options.target_col], findings)
-    varying = (*options.future, *options.past)
-    read = {name: read_numbers(table[name], findings) for name in varying if name in table.columns}
+    if stamps is not None and stamps.kind:
+        keep = "give --freq as a whole number, for instance --freq 1, to keep them as numbers"
+        findings.notes.append(f"read column {options.time_col!r} as dates ({stamps.name}); {keep}")
+    seen = None if times is None else np.flatnonzero(~rows_ahead(times, y))
+    read = {name: read_numbers(table[name], findings) for name in options.future if name in table.columns}
+    read |= {name: read_numbers(table[name], findings, seen) for name in options.past if name in table.columns}
     read |= {name: _read_static(table[name], findings) for name in options.static if name in table.columns}
-    return Values(ids, times, y, pl.DataFrame([column for column in read.values() if column is not None]))
+    return Values(ids, times, stamps, y, pl.DataFrame([column for column in read.values() if column is not None]))
 
 
 def _check_names(table: pl.DataFrame, options: TableOptions, findings: Findings) -> None:
@@ -99,18 +112,31 @@ def read_ids(ids: pl.Series, findings: Findings) -> pl.Series | None:
     return ids
 
 
-def read_times(times: pl.Series, findings: Findings, date_format: str | None = None) -> pl.Series | None:
-    """Times as integers, dates or datetimes; null and unreadable ones are reported (and become null)."""
+def rows_ahead(times: pl.Series | None, y: pl.Series | None) -> NDArray[np.bool_]:
+    """Rows after the last time with a value; none where nothing has one."""
+    last = None if times is None or y is None else times.filter(y.is_finite()).max()
+    if times is None or last is None:
+        return np.zeros(0 if times is None else len(times), dtype=bool)
+    return np.asarray((times > last).fill_null(False).to_numpy())
+
+
+def read_times(
+    times: pl.Series, freq: str | int | None, findings: Findings, date_format: str | None = None
+) -> tuple[pl.Series, Stamps] | tuple[None, None]:
+    """Times as integers, dates or datetimes, and how they were written; bad ones are reported (and become null).
+
+    Whole numbers that are dates (20240131, seconds since 1970) are read as such, unless `freq` is a whole number.
+    """
     given = times
     if times.dtype in (pl.String, pl.Categorical, pl.Enum) or (date_format and times.dtype.is_integer()):
         read = parse_text_times(times.cast(pl.String), date_format, findings)
         if read is None:
-            return None
+            return None, None
         times = read
     if not (times.dtype.is_integer() or times.dtype == pl.Date or isinstance(times.dtype, pl.Datetime)):
         fix = "convert the column to dates, datetimes or whole numbers"
         _report(given, findings, TIMES, f"a column of type {given.dtype}", fix)
-        return None
+        return None, None
     bad = _where(times.is_null())
     if bad:
         got = listed(bad, lambda row: f"{_shown(given[row])} in {findings.row(row)}")
@@ -118,36 +144,28 @@ def read_times(times: pl.Series, findings: Findings, date_format: str | None = N
         expected = f"times written as {written}" if written else TIMES
         option = "correct --date-format, " if date_format else ""
         _report(given, findings, expected, got, f"{option}write the times like this, or remove these rows")
-    return _within_reach(times, given, findings)
-
-
-def _within_reach(times: pl.Series, given: pl.Series, findings: Findings) -> pl.Series | None:
-    """Times that can be counted with; those near the end of 64 bits have no steps between them."""
-    counted = times.to_physical().cast(pl.Int64, strict=False)
-    if times.dtype.is_integer():
-        least, most, expected = -FARTHEST, FARTHEST, "whole numbers between -2^62 and 2^62"
-    else:
-        unit = 1 if times.dtype == pl.Date else PER_DAY[times.dtype.time_unit]  # type: ignore[attr-defined]
-        least, most, expected = FIRST_DAY * unit, LAST_DAY * unit, "times between the years 1 and 9000"
-    far = _where(times.is_not_null() & ~counted.is_between(least, most).fill_null(False))
+    stamps = stamps_of(times, whole_numbers=freq is not None and (freq == ROWS or Freq.parse(freq).unit == ""))
+    times = stamps.read(times)
+    low, high = limits(times.dtype)
+    far = _where(~in_limits(times))
     if far:
-        values = given.to_physical() if given.dtype.is_temporal() else given
-        got = listed(far, lambda row: f"{values[row]!r} in {findings.row(row)}")
-        _report(given, findings, expected, got, "correct these times, or count the steps from 1 on")
-        return None
-    return times.alias("ds")
+        expected = f"times from {say_time(low, times.dtype)} to {say_time(high, times.dtype)}"
+        got = listed(far, lambda row: f"{_shown(given[row])} in {findings.row(row)}")
+        _report(given, findings, expected, got, "correct these times, or count them from another origin")
+        return None, None
+    return times.alias("ds"), stamps
 
 
-def read_numbers(column: pl.Series, findings: Findings) -> pl.Series | None:
-    """A covariate as float32; missing and infinite values are reported, text is refused."""
+def read_numbers(column: pl.Series, findings: Findings, rows: Ints | None = None) -> pl.Series | None:
+    """A covariate as float32; missing and infinite values are reported (in these rows), text is refused."""
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
         got = f"a column of type {column.dtype}"
         fix = "code it as numbers, or declare it static if it is constant within each series"
         _report(column, findings, "numbers or booleans", got, fix)
         return None
     numbers: pl.Series = column.cast(pl.Float32, strict=False)
-    _report_not_finite(column, numbers, findings)
-    return numbers
+    _report_not_finite(column, numbers, findings, rows)
+    return numbers.fill_null(float("nan"))
 
 
 def _read_static(column: pl.Series, findings: Findings) -> pl.Series | None:
@@ -189,8 +207,9 @@ def _read_target(column: pl.Series, findings: Findings) -> pl.Series | None:
     return None if words or infinite else y.fill_null(float("nan")).alias("y")
 
 
-def _report_not_finite(column: pl.Series, numbers: pl.Series, findings: Findings) -> None:
-    bad = _where(~numbers.is_finite().fill_null(False))
+def _report_not_finite(column: pl.Series, numbers: pl.Series, findings: Findings, rows: Ints | None = None) -> None:
+    finite = numbers.is_finite().fill_null(False)
+    bad = _where(~finite) if rows is None else rows[~finite.to_numpy()[rows]].tolist()
     if bad:
         got = listed(bad, lambda row: f"{_shown(column[row])} in {findings.row(row)}")
         fix = "fill it in (holdfast does not invent covariates), or leave the covariate out"
