@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test bench format clean
+.PHONY: demo test jitter bench format clean
 
 demo: .venv/demo
 	$(BIN)/holdfast demo
@@ -13,6 +13,10 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term
+
+# The tests with other rounding, as another processor has it; see tests/jitter.py.
+jitter: .venv/test
+	for seed in 1 2; do OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p tests.jitter --jitter $$seed || exit; done
 
 # Hours; goes on where it was stopped. `make bench BENCH=--list` says what there is to do.
 bench: .venv/bench

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -26,6 +27,7 @@ from holdfast.gradients import ClipAuto
 from holdfast.gradients.parse import EXAMPLES, KINDS
 from holdfast.series import TableOptions
 
+ROOT = Path(__file__).parents[1]
 SIZES = ["--season-length", "6", "--hidden-size", "8", "--batch-size", "16"]
 FIT = ["--horizon", "4", *SIZES, "--max-steps", "5"]
 COMMANDS = ["demo", "check", "fit", "resume", "predict", "backtest", "diagnose", "study"]
@@ -576,16 +578,9 @@ LONG = ["--horizon", "4", *SIZES, "--max-steps", "180"]
 
 def start(*words):
     """A command line in a process of its own."""
-    code = "from holdfast.cli import main; main()"
+    code = "from tests import jitter; jitter.follow(); from holdfast.cli import main; main()"
     command = [sys.executable, "-c", code, *map(str, words)]
-    # Ctrl-C reaches a process of the foreground; one that was started in the background of a shell ignores it
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(process, path):

@@ -272,6 +272,7 @@ def test_nothing_of_a_training_changes(penalty):
     assert all(torch.equal(found[name], value) for name, value in want.items())
 
 
+@pytest.mark.usefixtures("no_onednn")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lower_precision_and_autocast(dtype):
     exact, x_TBD = nn.LSTM(3, 4).double(), torch.randn(5, 2, 3, dtype=F64)

@@ -460,6 +460,7 @@ def test_an_adjoint_beyond_float16_never_arises():
     assert wrapped.last.clip_fraction == 1.0
 
 
+@pytest.mark.usefixtures("no_onednn")
 @pytest.mark.parametrize("kind", [RNN, GRU, LSTM, nn.LSTM])
 def test_autocast(kind):
     layer = kind(2, 4)

@@ -410,6 +410,7 @@ def test_a_matrix_that_is_assigned_is_where_it_starts_anew(constraint):
     assert all(old is new for old, new in zip(parameters, layer.parameters(), strict=True))  # an optimiser goes on
 
 
+@pytest.mark.usefixtures("no_onednn")
 @both
 @pytest.mark.parametrize("cell", ["lstm", "rnn-linear"])
 def test_autocast_and_half_precision_keep_the_constraint(constraint, cell):

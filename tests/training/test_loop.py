@@ -116,7 +116,9 @@ def test_so_does_a_process_that_was_killed(whole, tmp_path):
     script = (
         "import os, signal, sys, torch\n"
         "from pathlib import Path\n"
+        "from tests import jitter\n"
         "from tests.training.test_loop import Run, stop_at\n"
+        "jitter.follow()\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "run = Run(Path(sys.argv[1]), optimizer=sys.argv[2])\n"
         "run.go(show=stop_at(71, lambda: os.kill(os.getpid(), signal.SIGKILL)))\n"
