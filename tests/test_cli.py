@@ -19,7 +19,7 @@ import pytest
 from tests.forecasting.small import HORIZON, table
 
 import holdfast
-from holdfast import Config, Forecaster, cli
+from holdfast import Config, Forecaster, cli, cli_options
 from holdfast.forecasting.demo import DemoResult
 from holdfast.forecasting.metrics import mean_scores
 from holdfast.forecasting.rundir import read_manifest, write_manifest
@@ -250,7 +250,7 @@ def test_text_in_brackets_is_not_taken_for_markup(run, tmp_path):
 
 @pytest.mark.parametrize("command", ["fit", "backtest"])
 def test_the_help_lists_every_kind_of_clip_rule(run, command):
-    assert cli._OPTIONS["clip"][1].startswith(f"{EXAMPLES}; ")
+    assert cli_options.OPTIONS["clip"][1].startswith(f"{EXAMPLES}; ")
     out = re.sub(r"[\s\u2502]+", " ", run(command, "--help")[1])
     for kind in KINDS:
         assert re.search(rf"[ ,]{kind.example}[,;]", out)
@@ -406,7 +406,7 @@ def test_without_options_the_configuration_is_the_usual_one(run, monkeypatch):
 
 @pytest.mark.parametrize(("text", "seconds"), [("120s", 120), ("2m", 120), ("1h", 3600), ("90", 90), ("1.5m", 90)])
 def test_times_have_units(text, seconds):
-    assert cli._seconds(text) == seconds
+    assert cli_options._seconds(text) == seconds
 
 
 # ---------------------------------------------------------------- commands
