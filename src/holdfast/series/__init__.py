@@ -6,6 +6,7 @@ from holdfast.series.datasets import m4_hourly
 from holdfast.series.describe import describe_table
 from holdfast.series.frames import Kind, as_polars, like
 from holdfast.series.options import TableOptions, table_options_of
+from holdfast.series.order import shape_order
 from holdfast.series.reading import csv_text, read_table, write_table
 from holdfast.series.seasons import LARGEST_CONTEXT, Season, find_seasons, left_out, seasons_of
 from holdfast.series.store import SeriesStore
@@ -33,6 +34,7 @@ __all__ = [
     "open_table",
     "read_table",
     "seasons_of",
+    "shape_order",
     "table_options_of",
     "unseen_cycles",
     "write_table",
