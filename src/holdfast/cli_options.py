@@ -24,7 +24,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
         "Steps in one season, or several (24,168); more are looked for, 1: without a usual one; none: no season. "
         "[default: by frequency]",
     ),
-    "context_length": (int, "Past steps fed. [default: two of the longest season]"),
+    "context_length": (int, "Past steps fed. [default: two of the longest season, at most 16384]"),
     "cell": (str, "lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear. [default: lstm]"),
     "init": (str, "orthogonal, identity, critical, chrono, uniform or radius:0.9. [default: orthogonal]"),
     "constraint": (

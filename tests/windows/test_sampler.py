@@ -77,3 +77,15 @@ def test_consecutive_steps_are_independent():
     sampler = Sampler(np.zeros(1, np.int64), np.full(1, 3), 1, seed=5)
     cutoffs = draws(sampler, range(4001))[:, 1]
     assert chisquare(np.bincount(4 * cutoffs[:-1] + cutoffs[1:], minlength=16)).pvalue > 1e-3
+
+
+def test_an_order_renames_what_is_drawn():
+    """Series that are renamed together with their order are drawn at the same places, at the same cutoffs."""
+    rng = np.random.default_rng(0)
+    first, last = rng.integers(0, 5, 30), rng.integers(3, 20, 30)
+    drawn, cutoff = Sampler(first, last, 64, seed=1).draw(3)
+    new = rng.permutation(30)  # the new number of each series
+    old = np.argsort(new)
+    renamed, same_cutoff = Sampler(first[old], last[old], 64, seed=1, order=new).draw(3)
+    np.testing.assert_array_equal(renamed, new[drawn])
+    np.testing.assert_array_equal(same_cutoff, cutoff)

@@ -72,7 +72,7 @@ class TrainingWindows:
         """1024 windows each time, fewer where they are very long."""
         until_n = torch.from_numpy(self.split.until_n).to(self.windows.y_R.device)
         size = (self.context_length, self.horizon)
-        sampler = Sampler(first_n, last_n, affordable(ANCHOR_WINDOWS, self.context_length), seed=0)
+        sampler = Sampler(first_n, last_n, affordable(ANCHOR_WINDOWS, self.context_length), 0, self.split.order)
         for draw in range(draws):
             batch = self.windows.gather(*sampler.draw(draw), context_length=size[0], horizon=size[1], until_n=until_n)
             z_BT, unit_B, scale = normalise(batch, self.seasons)

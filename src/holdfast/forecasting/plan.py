@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from holdfast.forecasting.anchors import TrainingWindows, useful_anchors, useful_linear
 from holdfast.forecasting.config import Config
 from holdfast.networks import ForecastNetwork, NetworkConfig, candidate_anchors, make_head
-from holdfast.series import LARGEST_CONTEXT, SeriesStore, csv_text, unseen_cycles
+from holdfast.series import LARGEST_CONTEXT, SeriesStore, csv_text, shape_order, unseen_cycles
 from holdfast.training import Task, TrainingConfig, best_naive, error_scales, split_series
 from holdfast.windows import Windows
 
@@ -78,6 +78,8 @@ def plan_task(
     horizon = store.horizon
     context_length, segment = context_and_segment(config, seasons, horizon, int(length_n.max()))
     split = split_series(length_n, context_length, horizon)
+    order = shape_order(store.y, store.offsets[:-1], split.until_n)
+    split = split_series(length_n, context_length, horizon, order)
     windows = Windows.from_store(store, device)
     scale_n = error_scales(store.y, store.offsets[:-1], split.until_n, seasons[0] if seasons else 1)
     naive = best_naive(windows, split, torch.from_numpy(scale_n).to(device), tuple(seasons), horizon)

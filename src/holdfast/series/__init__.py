@@ -8,6 +8,7 @@ from holdfast.series.features import calendar_features, unseen_cycles
 from holdfast.series.frames import Kind, as_polars, like
 from holdfast.series.inference import infer_freq
 from holdfast.series.options import TableOptions, table_options_of
+from holdfast.series.order import shape_order
 from holdfast.series.reading import read_table
 from holdfast.series.seasons import LARGEST_CONTEXT, Season, find_seasons, left_out, seasons_of
 from holdfast.series.store import SeriesStore
@@ -36,6 +37,7 @@ __all__ = [
     "open_table",
     "read_table",
     "seasons_of",
+    "shape_order",
     "table_options_of",
     "unseen_cycles",
     "write_table",

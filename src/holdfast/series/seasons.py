@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.series.options import TableOptions
+from holdfast.series.order import shape_order
 from holdfast.series.store import SeriesStore
 
 Floats = NDArray[np.float64]
@@ -65,7 +66,7 @@ def find_seasons(
     The shortest such lag is the first season if none is known; after that comes, again and again, the lag that most
     series call one more season.
 
-    At most 128 series, evenly spaced, and their last rows (2**17 in all) are looked at.
+    At most 128 series, evenly spaced in the order of `shape_order`, and their last rows (2**17 in all) are looked at.
 
     Args:
         store: The series.
@@ -200,8 +201,9 @@ def _expected(store: SeriesStore, given: tuple[int, ...] | None, holdout: int, l
 
 def _sample(store: SeriesStore, holdout: int) -> Floats:
     """The last rows before the holdout of evenly spaced series, scaled, side by side; nan fills up short ones."""
-    lengths = store.lengths - holdout
-    long_enough = np.flatnonzero(lengths >= ROWS)
+    lengths = np.maximum(store.lengths - holdout, 0)
+    order = shape_order(store.y, store.offsets[:-1], lengths)
+    long_enough = order[lengths[order] >= ROWS]
     if not len(long_enough):
         return np.empty((0, 0))
     sampled = long_enough[np.linspace(0, len(long_enough) - 1, min(SERIES, len(long_enough))).astype(int)]

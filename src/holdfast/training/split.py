@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.windows import affordable
+from holdfast.windows import Sampler, affordable
 
 LEAST_VALIDATED = 256  # windows; with fewer series, long ones validate from several cutoffs: chance would choose
 MOST_VALIDATED = 1024  # windows; more of them, evenly spaced, would cost time and change the choice of weights little
@@ -28,6 +28,7 @@ class Split:
         last_n: Last cutoff to train on; below `first_n` where a series is too short to train on.
         validated_V: Series number of each validation window.
         cutoff_V: Its cutoff, `until_n` or later.
+        order: Series numbers in the order in which series are drawn and validated.
 
     Example:
         >>> split_series(np.array([2]), context_length=4, horizon=2).trainable
@@ -39,6 +40,16 @@ class Split:
     last_n: NDArray[np.int64]
     validated_V: NDArray[np.int64]
     cutoff_V: NDArray[np.int64]
+    order: NDArray[np.int64]
+
+    def sampler(self, batch_size: int, seed: int) -> Sampler:
+        """What draws the windows to train on.
+
+        Args:
+            batch_size: Windows per step.
+            seed: Any whole number of at least 0.
+        """
+        return Sampler(self.first_n, self.last_n, batch_size, seed, self.order)
 
     @property
     def trainable(self) -> bool:
@@ -46,7 +57,9 @@ class Split:
         return bool((self.last_n >= self.first_n).any())
 
 
-def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int) -> Split:
+def split_series(
+    length_n: NDArray[np.int64], context_length: int, horizon: int, order: NDArray[np.int64] | None = None
+) -> Split:
     """Hold out the end of each series, and say which cutoffs are left to train on.
 
     A series of more than F + 1 rows trains up to row until and validates on the rows behind it; a shorter one does
@@ -54,6 +67,12 @@ def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int)
     (in proportion fewer of contexts longer than 4096 steps), up to the last tenth, with evenly spaced cutoffs. Training
     windows end at `until`; where less than a whole horizon fits before it, what is left of the horizon is learned from.
     Contexts are whole where the series is long enough, else at least half of what there is.
+
+    Args:
+        length_n: Rows of each series.
+        context_length: T.
+        horizon: F.
+        order: Series numbers in the order to draw and validate them in; None: as they are.
 
     Example:
         >>> split = split_series(np.array([100, 30, 9]), context_length=20, horizon=10)
@@ -71,12 +90,13 @@ def split_series(length_n: NDArray[np.int64], context_length: int, horizon: int)
     whole_n = until_n - horizon
     last_n = np.where(usable_n, np.where(whole_n >= 1, whole_n, until_n - 1), 0)
     first_n = np.minimum(context_length, np.maximum(last_n // 2, 1))
-    usable = np.flatnonzero(usable_n)
+    order = np.arange(len(length_n)) if order is None else order
+    usable = order[usable_n[order]]
     cutoffs = [_spaced(spare, each) + until for spare, until in zip(spare_n[usable], until_n[usable], strict=True)]
     series_V = np.repeat(usable, [len(each) for each in cutoffs])
     cutoff_V = np.concatenate([np.zeros(0, dtype=np.int64), *cutoffs])
     chosen = _spaced(len(series_V) - 1, most)
-    return Split(until_n, first_n, last_n, series_V[chosen], cutoff_V[chosen])
+    return Split(until_n, first_n, last_n, series_V[chosen], cutoff_V[chosen], order)
 
 
 def _spaced(last: int, most: int) -> NDArray[np.int64]:

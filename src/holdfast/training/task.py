@@ -11,7 +11,7 @@ from torch import Tensor
 from holdfast.gradients import ROLES, Role
 from holdfast.networks import ForecastNetwork
 from holdfast.training.split import Split
-from holdfast.windows import Batch, Sampler, Windows
+from holdfast.windows import Batch, Windows
 
 PEAK_RATES = {"adamw": 2e-3, "sgd": 5e-2}
 
@@ -115,7 +115,7 @@ class Task:
         """
         size = self.network.config
         return self.windows.gather(
-            *Sampler(self.split.first_n, self.split.last_n, config.batch_size, config.seed).draw(step),
+            *self.split.sampler(config.batch_size, config.seed).draw(step),
             context_length=size.context_length,
             horizon=size.horizon,
             until_n=torch.from_numpy(self.split.until_n).to(self.windows.y_R.device),

@@ -37,6 +37,7 @@ class Sampler:
         last_n: Last cutoff that may be drawn, per series; a series with `last < first` is never drawn.
         batch_size: B, windows per step.
         seed: Any whole number of at least 0.
+        order: Numbers of all series in the order that they are counted in when one is drawn; None: as they are.
 
     Example:
         >>> import numpy as np
@@ -52,10 +53,12 @@ class Sampler:
     last_n: NDArray[np.int64]
     batch_size: int
     seed: int
+    order: NDArray[np.int64] | None = None
 
     @cached_property
     def _drawable(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.last_n >= self.first_n)
+        drawable_n = self.last_n >= self.first_n
+        return np.flatnonzero(drawable_n) if self.order is None else self.order[drawable_n[self.order]]
 
     def draw(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Series numbers and cutoffs of one step, B each."""
