@@ -34,6 +34,17 @@ TWINS = [
     ("1qe", "QE-FEB", datetime(2023, 11, 30)),
     ("1y", "YS", datetime(2023, 1, 1)),
     ("1ye", "YE-FEB", datetime(2023, 2, 28)),
+    ("1bms", "BMS", datetime(2023, 11, 1)),
+    ("1bme", "BME", datetime(2023, 11, 30)),
+    ("1bqe", "BQE-DEC", datetime(2023, 12, 29)),
+]
+# the same for calendars with several slots in a week or month
+SLOTS = [
+    ("1mo@1+15", "SMS", datetime(2023, 11, 15)),
+    ("1mo@15+31", "SME", datetime(2024, 2, 15)),
+    ("1h@mon-fri,09:00-16:00", "bh", datetime(2024, 2, 28, 11)),
+    ("1d@mon+wed+fri", "C-MWF", datetime(2024, 2, 28)),
+    ("1d@mon-sat", "C-MTWTFS", datetime(2024, 3, 1)),
 ]
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"]
 
@@ -67,6 +78,28 @@ def pandas_alias(alias: str, old: bool) -> str:
 def test_range_equals_pandas(text: str, alias: str, start: datetime, old_pandas: bool) -> None:
     expected = pd.date_range(start, periods=60, freq=pandas_alias(alias, old_pandas)).to_pydatetime().tolist()
     assert Freq.parse(text).range(start, 60).to_list() == expected
+
+
+@pytest.mark.parametrize(("text", "alias", "start"), SLOTS)
+def test_slots_equal_pandas(text: str, alias: str, start: datetime, old_pandas: bool) -> None:
+    weekmask = {"C-MWF": "Mon Wed Fri", "C-MTWTFS": "Mon Tue Wed Thu Fri Sat"}.get(alias)
+    name = {"SME": "SM", "bh": "BH"}.get(alias, alias) if old_pandas else alias
+    offset = name if weekmask is None else pd.offsets.CustomBusinessDay(weekmask=weekmask)
+    expected = pd.date_range(start, periods=60, freq=offset).to_pydatetime().tolist()
+    assert Freq.parse(text).range(start, 60).to_list() == expected
+
+
+def test_retail_weeks_come_in_fours_and_fives() -> None:
+    days = Freq.parse("4-4-5@2024-01-28").range(date(2024, 1, 28), 13)
+    assert np.diff(days.to_physical().to_numpy()).tolist() == [28, 28, 35] * 4
+    assert Freq.parse("5-4-4@2024-01-28").range(date(2024, 1, 28), 3).to_list()[1] == date(2024, 3, 3)
+
+
+def test_lunch_breaks_and_weeks_from_sunday_to_thursday() -> None:
+    freq = Freq.parse("30m@sun-thu,9:00-10:30+12:00-12:30")
+    assert freq.text == "30m@mon-thu+sun,09:00-10:30+12:00-12:30"
+    times = freq.range(datetime(2024, 2, 29, 10, 30), 5)  # a Thursday
+    assert [f"{time:%a %H:%M}" for time in times] == ["Thu 10:30", "Thu 12:00", "Thu 12:30", "Sun 09:00", "Sun 09:30"]
 
 
 @pytest.mark.parametrize("zone", ZONES)
@@ -125,7 +158,10 @@ def test_month_ends_that_are_clipped_come_back() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    text=st.sampled_from([text for text, _, _ in TWINS] + ["3mo", "3d", "45m", "12h", "2b"]),
+    text=st.sampled_from(
+        [text for text, _, _ in (*TWINS, *SLOTS)]
+        + ["3mo", "3d", "45m", "12h", "2b", "1bys", "4-4-5@2024-01-28", "1mo@1+11+21", "5m@22:00-22:55", "rows:1b"]
+    ),
     start=st.datetimes(datetime(1950, 1, 1), datetime(2100, 1, 1)),
     steps=st.lists(st.integers(-500, 500), min_size=1, max_size=5),
     zone=st.sampled_from([None, "Europe/Berlin", "America/Santiago", "Asia/Kolkata"]),
@@ -135,6 +171,8 @@ def test_steps_undo_at(text: str, start: datetime, steps: list[int], zone: str |
     start = start.replace(microsecond=0)
     if freq.unit == "b":
         start -= timedelta(days=max(0, start.weekday() - 4))
+    if freq.slots is not None and zone is not None:
+        start = start.replace(hour=12)  # no clock changes at noon, or in opening hours
     first = pl.Series([start])
     if zone is not None:
         first = first.dt.replace_time_zone(zone, non_existent="null", ambiguous="earliest")
@@ -159,6 +197,32 @@ def test_a_frequency_is_read_off_its_own_times(text: str, start: datetime, missi
     kept = times.filter(~pl.Series(range(60)).is_in(list(missing)))
     inferred = infer_freq(kept)
     assert inferred.range(times.head(1), 60).to_list() == times.to_list()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    text=st.sampled_from([text for text, _, _ in SLOTS] + ["30m@09:00-11:30+12:30-14:30", "1mo@1+16"]),
+    start=st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)),
+    missing=st.sets(st.integers(1, 118), max_size=3),
+)
+def test_slots_are_read_off_their_own_times(text: str, start: datetime, missing: set[int]) -> None:
+    times = Freq.parse(text).range(start.replace(microsecond=0), 120)
+    kept = times.filter(~pl.Series(range(120)).is_in(list(missing)))
+    assert infer_freq(kept) == Freq(text)
+
+
+def test_retail_weeks_are_read_off_their_own_times() -> None:
+    times = Freq.parse("4-5-4@2024-01-28").range(date(2024, 3, 31), 20)
+    inferred = infer_freq(times.gather([0, 1, 2, 3, 5, *range(6, 20)]))
+    assert inferred.text == "4-4-5@2024-03-31"
+    assert inferred.range(times.head(1), 20).to_list() == times.to_list()
+
+
+def test_a_few_odd_rows_do_not_change_the_calendar() -> None:
+    weekdays = Freq("1b").range(date(2024, 1, 1), 60)
+    assert infer_freq(weekdays.append(pl.Series([date(2024, 3, 9)])).sort()) == Freq("1b")
+    open_hours = Freq.parse("1h@08:00-19:00").range(datetime(2024, 1, 1, 8), 400)
+    assert infer_freq(open_hours.append(pl.Series([datetime(2024, 1, 20, 21)])).sort()).text == "1h@08:00-19:00"
 
 
 def test_inference_reads_each_series_by_itself() -> None:
@@ -196,7 +260,7 @@ ALIASES = {
     "1h": ["h", "H", "1H", "60m", "60min", "3600s"],
     "15m": ["15min", "15T", "900s"],
     "1d": ["D", "d", "1D"],
-    "1b": ["B", "b"],
+    "1b": ["B", "b", "1d@mon-fri"],
     "1w": ["W", "W-SUN", "W-MON", "7d"],
     "1mo": ["MS", "mo"],
     "1me": ["M", "ME"],
@@ -204,6 +268,18 @@ ALIASES = {
     "1qe": ["Q", "QE", "QE-DEC", "3ME"],
     "1y": ["YS", "AS", "12mo", "4q"],
     "1ye": ["Y", "YE", "A", "YE-DEC", "12ME"],
+    "1bms": ["BMS", "bms"],
+    "1bme": ["BME", "BM"],
+    "1bqs": ["BQS", "3BMS"],
+    "1bqe": ["BQE", "BQ", "BQE-DEC"],
+    "1bye": ["BYE", "BA", "12BME"],
+    "1mo@1+15": ["SMS"],
+    "1mo@15+31": ["SME", "SM"],
+    "1h@mon-fri,09:00-16:00": ["bh", "BH", "60min@mon-fri,9:00-16:00"],
+    "1d@mon-sat": ["D@mon-sat"],
+    "4-4-5@2024-01-28": ["4-4-5@2024-01-28"],
+    "rows": ["rows"],
+    "rows:1b": ["rows:B"],
     1: [1, "1", "1i", "i"],
 }
 
@@ -214,7 +290,14 @@ def test_parse_knows_polars_and_pandas(text: str | int, alias: str | int) -> Non
     assert Freq.parse(Freq.parse(alias).text) == Freq(text)
 
 
-@pytest.mark.parametrize("text", ["", "-", "0h", "-1", 0, -3, True, "fortnight", "1.5h", "CBMS", "h1", "1h30m", "nan"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "-", "0h", "-1", 0, -3, True, "fortnight", "1.5h", "CBMS", "h1", "1h30m", "nan", "99999999999h", 10**19),
+        *("1d@", "1d@mon-sut", "1h@mon-fri", "1d@09:00-10:00", "1mo@0+15", "1mo@15+32", "1mo@15", "1w@mon", "3@mon"),
+        *("1h@17:00-09:00", "4-4-4@2024-01-28", "4-4-5", "4-4-5@2024-02-30", "rows:", "rows:rows", "rows:x"),
+    ],
+)
 def test_parse_refuses_what_is_no_frequency(text: str | int) -> None:
     with pytest.raises(OptionError, match="option --freq"):
         Freq.parse(text)
@@ -239,6 +322,15 @@ def test_parse_refuses_what_is_no_frequency(text: str | int) -> None:
         ("1qe", (4,), 8),
         ("1y", (), 6),
         (1, (), 12),
+        ("1bme", (12,), 18),
+        ("1bqe", (4,), 8),
+        ("1d@mon-sat", (6,), 12),
+        ("5m@mon-fri,09:00-14:55", (72, 360), 72),
+        ("1h@08:00-19:00", (12, 84), 24),
+        ("1mo@1+15", (24,), 24),
+        ("4-4-5@2024-01-28", (12,), 12),
+        ("rows:1b", (), 10),
+        ("rows", (), 12),
     ],
 )
 def test_usual_seasons_and_horizons(text: str | int, seasons: tuple[int, ...], horizon: int) -> None:
@@ -255,6 +347,11 @@ FEATURES = {
     "1mo": ["month_of_year"],
     "1qe": ["month_of_year"],
     "1y": [],
+    "1bme": ["month_of_year"],
+    "1d@mon-sat": ["day_of_week", "day_of_year"],
+    "1h@08:00-19:00": ["hour_of_day", "day_of_week", "day_of_year"],
+    "4-4-5@2024-01-28": ["day_of_year"],
+    "rows:1b": ["day_of_week", "day_of_year"],
 }
 
 
@@ -280,6 +377,19 @@ def test_features_of_zoned_times_follow_the_local_clock() -> None:
     local = Freq("1h").range(pl.Series([datetime(2024, 3, 30)]).dt.replace_time_zone("Europe/Berlin"), 72)
     naive = local.dt.replace_time_zone(None)
     np.testing.assert_array_equal(calendar_features(local, Freq("1h"))[1], calendar_features(naive, Freq("1h"))[1])
+
+
+def test_twice_a_month_goes_round_in_a_year() -> None:
+    freq = Freq.parse("1mo@1+15")
+    _, features = calendar_features(freq.range(date(2024, 1, 1), 25), freq)
+    turns = 2 * np.pi * np.arange(25) / 24
+    np.testing.assert_allclose(features, np.stack([np.sin(turns), np.cos(turns)], 1), atol=2e-7)
+
+
+def test_mean_durations_of_slots() -> None:
+    assert Freq.parse("1mo@1+15").seconds == Freq.parse("1mo").seconds / 2  # type: ignore[operator]
+    assert Freq.parse("1d@mon-sat").seconds == 7 * 86400 / 6
+    assert Freq.parse("4-4-5@2024-01-28").seconds == 91 * 86400 / 3
 
 
 def test_integer_times_have_no_features() -> None:

@@ -19,7 +19,7 @@ from holdfast.series.remedies import place_or_advise
 from holdfast.series.store import SeriesStore
 from holdfast.series.table import RawTable
 from holdfast.series.values import read_values
-from holdfast.series.wall import Ints, limits, say_time, to_wall
+from holdfast.series.wall import WHOLE, Ints, limits, say_time, to_wall
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +129,15 @@ def _check_reach(grid: Grid, horizon: int, findings: Findings) -> None:
     seconds = grid.freq.seconds
     step = grid.freq.count if seconds is None else seconds * 1e6
     last, latest = int(to_wall(grid.times, local=False).max()), limits(written)[1]
-    if last + (horizon + 1.0) * step > latest:
+    if last + int((horizon + 1) * step) > latest:
         at = say_time(last, grid.times.dtype)
         expected = f"forecasts of times up to {say_time(latest, written)}"
         got = f"{horizon} steps of {grid.freq.text} after {at}"
-        fix = "correct the times, give a shorter --horizon, or count in 64-bit numbers"
+        fix = "correct the times"
+        if last + int(2 * step) <= latest:
+            fix = f"{fix}, or give a shorter --horizon"
+        if written.is_integer() and latest < WHOLE:
+            fix = "convert the column to 64-bit integers"
         findings.report("times", expected=expected, got=got, fix=fix)
 
 

@@ -65,6 +65,8 @@ def _read_keys(future: pl.DataFrame, options: TableOptions, grid: Grid, findings
     if ids is None or times is None:
         return None
     times = in_zone(ids, times, options.tz, findings)
+    if times is None:
+        return None
     if options.snap and (moved := snap(times, np.zeros(0, np.int64), grid.freq, Findings(""))) is not None:
         times = moved[0]
     ids = _as(sort_key(ids), sort_key(grid.ids).dtype, options.id_name, findings)

@@ -113,6 +113,8 @@ def place_rows(values: Values, options: TableOptions, findings: Findings) -> Gri
     if not len(whole):
         return None
     times = in_zone(ids, times, options.tz, findings)
+    if times is None:
+        return None
     order = _sort(ids, times, whole, findings)
     freq = options.freq
     if options.snap:
@@ -205,7 +207,8 @@ def _frequency(
     if whole_numbers != (known.unit == ""):
         expected = f"times that step by {known.text}" if known.unit else f"whole numbers that step by {known.text}"
         got = "whole numbers" if whole_numbers else f"times of type {times.dtype}"
-        findings.report("times", expected=expected, got=got, fix="give the frequency that the times have with --freq")
+        fix = "write the times as dates" if whole_numbers else "write the times as whole numbers"
+        findings.report("times", expected=expected, got=got, fix=fix)
         return None
     if known.sub_daily and times.dtype == pl.Date:
         got, fix = "dates without a time of day", "add the time of day"
@@ -251,7 +254,7 @@ def _check_grid(grid: Grid, fits: Flags, options: TableOptions, findings: Findin
     same = ~other[grid.series]
     off = np.flatnonzero(~fits & same).tolist()
     if off:
-        fix = "correct these times, or give the frequency that the times have with --freq"
+        fix = "correct these times"
         expected = f"times that step by {grid.freq.text} from the first row of each series"
         got = f"off the grid: {listed(off, lambda i: grid.name_row(i, findings))}"
         findings.report("times", expected=expected, got=got, fix=fix)
@@ -279,7 +282,7 @@ def _report_other_frequency(grid: Grid, series: list[int], findings: Findings) -
 
     fix = "forecast each frequency by itself, or aggregate to one frequency first"
     if len(series) == len(grid.ids):
-        fix = "give the frequency that the times have with --freq"
+        fix = "aggregate the rows to this frequency first"
     expected = f"one frequency in all series, {grid.freq.text}"
     findings.report("times", expected=expected, got=f"other frequencies: {listed(series, say)}", fix=fix)
 

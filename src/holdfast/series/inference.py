@@ -16,7 +16,7 @@ from holdfast.series.wall import DAY, Ints, first_day, month_of, to_wall, weekda
 
 _PAIRS = 20_000  # neighbours that are looked at
 _COMMON, _RARE = 0.5, 0.1  # of the rows of the fullest slot: at least so many make a slot, at most so many an odd row
-_LAST = 40  # rows of each series that tell how it continues
+_LAST = (40, 13)  # rows of each series that tell how it continues
 
 
 def infer_freq(times: pl.Series, ids: pl.Series | None = None, source: str = "the table") -> Freq:
@@ -62,9 +62,13 @@ def infer_rows(times: pl.Series, ids: pl.Series, first: Ints) -> Freq:
         ids: The series of each row.
         first: Range of rows of each series [n + 1].
     """
-    last = np.concatenate([np.arange(max(a, b - _LAST), b) for a, b in pairwise(first.tolist())])
-    ranked = [*calendars(times, ids), *calendars(times.gather(last), ids.gather(last))]
-    best, share = max(ranked, key=lambda each: each[1], default=(None, 0.0))
+    best, share = next(iter(calendars(times, ids)), (None, 0.0))
+    # A calendar that changed, such as 4-4-5 after a year of 53 weeks, shows in the last rows.
+    for rows in _LAST if share < 0.9 else ():
+        last = np.concatenate([np.arange(max(a, b - rows), b) for a, b in pairwise(first.tolist())])
+        for freq, kept in calendars(times.gather(last), ids.gather(last)):
+            if kept > max(share, 0.9):
+                best, share = freq, kept
     return Freq("rows") if best is None or share < 0.5 else Freq(f"rows:{best.text}")
 
 

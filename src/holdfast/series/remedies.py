@@ -33,8 +33,8 @@ def place_or_advise(values: Values, options: TableOptions, findings: Findings) -
     if own.problems and own.problems[0].where.endswith("times"):
         found: list[str] = []
         for last_resort, changes in _changes(values, options, grid):
-            zone_again = "tz" in changes and any("--tz" in each for each in found)
-            if len(found) < _MOST and not zone_again and not (found and last_resort):
+            enough = len(found) == _MOST or any("--tz" in each for each in found)
+            if not enough and not (found and last_resort):
                 found += _trial(values, options, changes, own)
         if found:
             first = own.problems[0]

@@ -121,9 +121,9 @@ def parse_slots(step: str, microseconds: int | None, where: str) -> Slots | None
     if microseconds is None or match is None or not where:
         return None
     days = _week(match[1]) if match[1] else list(range(7))
-    if days is None or bool(match[2]) != (microseconds < DAY) or (not match[2] and microseconds != DAY):
-        return None
     times = [time for run in match[2].split("+") for time in _span(run, microseconds)] if match[2] else []
+    if days is None or bool(times) != (microseconds < DAY) or (not times and microseconds != DAY):
+        return None
     return Slots(1, tuple(days), tuple(times)) if _ascending(days, 7) and _ascending(times, DAY) else None
 
 

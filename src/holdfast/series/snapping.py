@@ -36,7 +36,7 @@ def snap(times: pl.Series, before: Ints, freq: Freq | None, findings: Findings) 
         steps = wall[before + 1] - wall[before]
         if not len(steps):
             return None
-        known = _round_step(float(np.median(steps)), whole)
+        known = _round_step(max(1.0, float(np.median(steps))), whole)
     if known.slots is not None or known.by_rows or known.unit not in ("", *MICROSECONDS):
         fix = "leave --snap out, or give a frequency of fixed length, for instance --freq 1h"
         findings.report("option --snap", expected="steps of fixed length", got=f"steps of {known.text}", fix=fix)
@@ -63,8 +63,8 @@ def grid_phase(wall: Ints, step: int) -> int:
         unit = max(1, step // parts)
         nearest = round(centre / unit) * unit
         if abs(centre - nearest) <= jitter:
-            return nearest
-    return centre
+            return nearest % step
+    return centre % step
 
 
 def span(microseconds: int) -> str:
@@ -82,7 +82,7 @@ def span(microseconds: int) -> str:
 
 def _round_step(usual: float, whole: bool) -> Freq:
     if whole:
-        return Freq(max(1, round(usual)))
+        return Freq(round(usual))
     step = min(_ROUND, key=lambda each: abs(np.log(each / usual)))
     unit = next(unit for unit in ("w", "d", "h", "m", "s", "ms") if step % MICROSECONDS[unit] == 0)
     return Freq.parse(f"{step // MICROSECONDS[unit]}{unit}")

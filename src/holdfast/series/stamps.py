@@ -61,12 +61,17 @@ def stamps_of(column: pl.Series, *, whole_numbers: bool) -> Stamps:
     if whole_numbers or not column.dtype.is_integer() or given.is_empty():
         return Stamps("", column.dtype)
     for kind, (low, high) in _RANGES.items():
-        if (
-            given.cast(pl.Int64, strict=False).is_between(low, high).fill_null(False).all()
-            and not _READ[kind](given.cast(pl.Int64)).has_nulls()
-        ):
-            return Stamps(kind, column.dtype)
+        if given.cast(pl.Int64, strict=False).is_between(low, high).fill_null(False).all():
+            times = _READ[kind](given.cast(pl.Int64))
+            if not times.has_nulls() and _steps_of_milliseconds(times):
+                return Stamps(kind, column.dtype)
     return Stamps("", column.dtype)
+
+
+def _steps_of_milliseconds(times: pl.Series) -> bool:
+    """Whether times lie at least a millisecond apart on average: a mere counter of that size does not."""
+    wall = to_wall(times.unique().sort(), local=False)
+    return len(wall) < 2 or int(wall[-1] - wall[0]) >= 1000 * (len(wall) - 1)
 
 
 def _days(numbers: pl.Series) -> pl.Series:

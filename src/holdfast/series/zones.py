@@ -20,11 +20,12 @@ COMMON = (
 )
 
 
-def in_zone(ids: pl.Series, times: pl.Series, zone: str | None, findings: Findings) -> pl.Series:
+def in_zone(ids: pl.Series, times: pl.Series, zone: str | None, findings: Findings) -> pl.Series | None:
     """Times on the clock of a zone; dates and whole numbers have none and stay.
 
     Times without a zone are read as local. Of an hour that the clock shows twice, the first row of a series with a time
-    is summer time and the second one winter time; in a table that runs backwards it is the other way round.
+    is summer time and the second one winter time; in a table that runs backwards it is the other way round. None where
+    the zone or a time does not exist.
     """
     if zone is None or not isinstance(times.dtype, pl.Datetime):
         return times
@@ -33,7 +34,7 @@ def in_zone(ids: pl.Series, times: pl.Series, zone: str | None, findings: Findin
     except pl.exceptions.PolarsError:
         fix = "write it like --tz Europe/Vienna"
         findings.report("option --tz", expected="the name of a time zone", got=repr(zone), fix=fix)
-        return times
+        return None
     if times.dtype.time_zone is not None:
         return times.dt.convert_time_zone(zone)
     early, late = (
@@ -47,7 +48,7 @@ def in_zone(ids: pl.Series, times: pl.Series, zone: str | None, findings: Findin
             fix = "correct these times, or give another zone"
             expected = f"times that the clock shows in {zone} (it goes forward then)"
             findings.report("times", expected=expected, got=got, fix=fix)
-            return times
+            return None
         shifted = (times + timedelta(hours=1)).dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         early, late = early.fill_null(shifted), late.fill_null(shifted)
     twice = (early != late).fill_null(False)
