@@ -257,7 +257,7 @@ def predict(
     from holdfast.forecasting.runs import predict_run
     from holdfast.series import csv_text
 
-    table = predict_run(run, data, future_data, out_file)
+    table = predict_run(run, data, future_data, out_file, say=lambda line: _say(err, line))
     if out_file is None:
         sys.stdout.write(csv_text(table))
 

@@ -13,6 +13,7 @@ from holdfast.forecasting.config import Config
 from holdfast.forecasting.diagnosis import case_of_run, diagnose_case, diagnosis_panels
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
 from holdfast.forecasting.metrics import mean_scores, score_table
+from holdfast.forecasting.prepared import user_names
 from holdfast.reports import flow_figure
 from holdfast.series import write_table
 from holdfast.telemetry import Outlook
@@ -25,9 +26,11 @@ def fit_file(config: Config, data: Path, out: Path | None, *, show: Show | None 
     return forecaster_of(config).fit(data, out=out, show=show)
 
 
-def predict_run(run: Path, data: Path | None, future: Path | None, out: Path | None) -> pl.DataFrame:
-    """Forecast with a kept run; with `out` the forecasts are written there."""
-    table: pl.DataFrame = Forecaster.load(run).predict(data, future=future)
+def predict_run(
+    run: Path, data: Path | None, future: Path | None, out: Path | None, *, say: Callable[[str], None] | None = None
+) -> pl.DataFrame:
+    """Forecast with a kept run; with `out` the forecasts are written there. `say` takes notes about the tables."""
+    table: pl.DataFrame = Forecaster.load(run).predict(data, future=future, say=say)
     if out is not None:
         write_table(table, out)
     return table
@@ -42,7 +45,7 @@ def backtest_file(
     fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
     scores = score_table(table, fitted.prepared.checked.table, fitted.network.config.naive_season, config.levels)
     if out is not None:
-        write_table(scores.rename({"unique_id": config.id_name}), out)
+        write_table(user_names(config, scores), out)
     return mean_scores(scores)
 
 

@@ -26,6 +26,17 @@ def listed(items: Sequence[Item], say: Callable[[Item], str] = repr) -> str:
     return f"{shown} ... and {more} more" if more > 0 else shown
 
 
+def series_name(key: object) -> str:
+    """A series as a person names it, by its key or by the several columns that make it up.
+
+    Example:
+        >>> series_name("a"), series_name({"store": "a", "item": 7})
+        ("series 'a'", "series store 'a', item 7")
+    """
+    parts = [f"{name} {value!r}" for name, value in key.items()] if isinstance(key, dict) else [repr(key)]
+    return f"series {', '.join(parts)}"
+
+
 @dataclass
 class Findings:
     """Collects everything that is wrong with one table, so that it can be told at once.
@@ -35,11 +46,13 @@ class Findings:
             anything else are counted from 0.
         problems: What must change.
         notes: What was done and should be known.
+        height: Rows of the table as it was brought, where several series stand side by side in each of them.
     """
 
     source: str
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    height: int | None = None
 
     def report(self, what: str, *, expected: str, got: str, fix: str) -> None:
         """Add one problem at `what` (a column, usually) of this table."""
@@ -51,4 +64,5 @@ class Findings:
 
     def row(self, number: int) -> str:
         """The name of a row that has `number` rows above it."""
+        number = number % self.height if self.height else number
         return f"line {number + 2}" if self.source.endswith((".csv", ".csv.gz")) else f"row {number}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class RawTable:
 
     Attributes:
         frame: Its rows, in the order in which they came.
-        kind: Kind of dataframe that it came as, and that forecasts are returned as.
+        kind: Kind of dataframe that it came as, and that forecasts come back as.
         source: Its name in errors. Rows of a text file are counted as lines, with the header as line 1; rows of
             anything else are counted from 0.
         notes: What was found out while reading it, and should be known.
@@ -30,7 +30,7 @@ class RawTable:
     """
 
     frame: pl.DataFrame
-    kind: Kind = "polars"
+    kind: Kind = field(default_factory=Kind)
     source: str = "the table"
     notes: tuple[str, ...] = ()
 
@@ -39,7 +39,7 @@ def open_table(brought: Any, options: TableOptions | None = None, source: str = 
     """Read a table, whatever it comes as.
 
     Args:
-        brought: Path of a file, or a dataframe of pandas, polars or pyarrow.
+        brought: Path of a file, or a dataframe of any kind that `as_polars` takes.
         options: How to read it.
         source: Its name in errors; a file is called by its path.
 
@@ -56,6 +56,6 @@ def open_table(brought: Any, options: TableOptions | None = None, source: str = 
     """
     options = options or TableOptions()
     if isinstance(brought, str | Path):
-        return RawTable(read_table(brought), "polars", str(brought))
-    frame, kind = as_polars(brought)
-    return RawTable(frame, kind, source)
+        return RawTable(read_table(brought), source=str(brought))
+    frame, kind, notes = as_polars(brought, options)
+    return RawTable(frame, kind, source, notes)
