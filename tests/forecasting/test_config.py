@@ -48,8 +48,12 @@ REFUSED = [
         for value in ("omega", "omega:", "omega:0", "floss:-1", "floss:inf", "omega:nan", "l2:1", "omega:1:2", "", None)
     ],
     *[("freq", value, "15m") for value in ("fortnight", "0h", "", True, 0)],
-    *[(name, value, "names of columns") for name in ("id_col", "time_col", "target_col") for value in ("", None, 3)],
-    *[(name, value, "names of columns") for name in ("static", "future", "past") for value in ("", None, ("a", 3))],
+    *[
+        (name, value, "names of columns")
+        for name in ("id_col", "time_col", "target_col")
+        for value in ("", None, 1.5, True)
+    ],
+    *[(name, value, "names of columns") for name in ("static", "future", "past") for value in ("", None, ("a", 1.5))],
     *[(name, "y", "one part only") for name in ("id_col", "time_col", "static", "future", "past")],
     ("future", ("a", "a"), "one part only"),
     ("fill_gaps", "no", "True or False"),

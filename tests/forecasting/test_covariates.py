@@ -62,7 +62,7 @@ def test_a_missing_future_is_refused_and_says_what_to_give():
     with pytest.raises(DataError, match=r"future=") as caught:
         forecaster.predict()
     assert "drive" in caught.value.problems[0].where
-    assert "a, short" in caught.value.problems[0].where
+    assert "series 'a'; series 'short'" in caught.value.problems[0].where
     some = pl.DataFrame({"unique_id": "a", "ds": range(60, 64), "drive": 1.0})
     with pytest.raises(DataError, match="4 steps of series 'short' missing, the first at 3"):
         forecaster.predict(future=some)
@@ -111,12 +111,44 @@ def test_a_static_covariate_decides_what_the_past_does_not_show():
     assert (np.abs(up - down)[[0, 2]] < 1).all()
 
 
-def test_an_unknown_static_category_is_refused():
-    forecaster = Forecaster(**QUICK, max_steps=1, static="kind").fit(events())
-    new = pl.DataFrame({"unique_id": ["p"], "ds": [0], "y": [20.0], "kind": ["sideways"]})
-    with pytest.raises(DataError, match="'sideways'") as caught:
-        forecaster.predict(new)
-    assert "'down'; 'up'" in caught.value.problems[0].expected
+def test_a_new_static_category_is_none_of_the_known_ones_and_is_said(tmp_path):
+    forecaster = Forecaster(**QUICK, max_steps=20, static="kind").fit(events(), out=tmp_path / "run")
+    new = events().filter(pl.col("unique_id") == "1").with_columns(kind=pl.lit("sideways"))
+    for again in (forecaster, Forecaster.load(tmp_path / "run")):
+        said = []
+        got = again.predict(new, say=said.append)["holdfast"].to_numpy()
+        assert [note for note in said if "'sideways'" in note] == [
+            "column 'kind': 'sideways' did not occur in the fit, and is read as no category"
+        ]
+    known = forecaster.predict(new.with_columns(kind=pl.lit("up")))["holdfast"].to_numpy()
+    assert (got != known).all()
+    forecaster.fitted.network.static.mean_C.zero_()  # no category is 0 in every feature, so this is all there is of it
+    forecaster.fitted.network.static.deviation_C.fill_(1e30)
+    silent = [forecaster.predict(new.with_columns(kind=pl.lit(kind)))["holdfast"] for kind in ("up", "sideways")]
+    assert silent[0].equals(silent[1])
+
+
+def test_a_gap_in_a_past_covariate_is_read_as_its_mean():
+    frame = driven(60).with_columns(spare=pl.Series(np.random.default_rng(1).normal(5, 2, 60)))
+    gaps = frame.with_columns(drive=pl.when(~pl.col("ds").is_in([3, 20, 57])).then("drive"))
+    forecaster = Forecaster(**QUICK, max_steps=20, past=("drive", "spare")).fit(gaps)
+    mean, _ = forecaster.fitted.network.past.mean_C.tolist()
+    assert mean == pytest.approx(gaps["drive"][:54].mean(), rel=1e-6)  # the last rows choose the weights
+    assert "column 'drive': missing in 3 rows, where the network reads its mean" in forecaster.summary()
+    filled = forecaster.predict(gaps.with_columns(pl.col("drive").fill_null(mean)))
+    assert forecaster.predict()["holdfast"].to_numpy() == pytest.approx(filled["holdfast"].to_numpy(), rel=1e-6)
+    assert (forecaster.predict(frame)["holdfast"] != filled["holdfast"]).all()
+
+
+def test_a_future_covariate_of_text_is_learned_and_kept(tmp_path):
+    names = {1.0: "high", -1.0: "low"}
+    frame = driven().with_columns(pl.col("drive").replace_strict(names))
+    forecaster = Forecaster(**QUICK, max_steps=200, future="drive").fit(frame, out=tmp_path / "run")
+    ahead = pl.DataFrame({"unique_id": "a", "ds": range(160, 164), "drive": ["high", "low", "low", "high"]})
+    for again in (forecaster, Forecaster.load(tmp_path / "run")):
+        assert (np.abs(again.predict(future=ahead)["holdfast"].to_numpy() - [13, 7, 7, 13]) < 2).all()
+    with pytest.raises(DataError, match="future covariates drive of series 'a'"):
+        forecaster.predict()
 
 
 @pytest.mark.parametrize("lost", ["ds", "y", "kind"])

@@ -271,7 +271,7 @@ def test_bad_data_is_refused_in_four_parts_and_nothing_is_written(tmp_path, data
 
 
 def test_something_that_is_no_table_is_refused():
-    for thing in ([1, 2], {"y": [1]}, np.zeros(3), 3):
+    for thing in ([1, 2], np.zeros(3), 3):
         with pytest.raises(DataError, match="pandas or polars"):
             small().fit(thing)
 

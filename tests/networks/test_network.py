@@ -430,14 +430,14 @@ def test_every_weight_learns():
 # covariates
 
 
-def test_standardise_takes_mean_and_deviation_of_complete_rows():
-    rows_RC = torch.tensor([[1.0, 10.0], [3.0, 10.0], [math.nan, 5.0], [5.0, 10.0]])
+def test_standardise_takes_mean_and_deviation_of_what_is_there():
+    rows_RC = torch.tensor([[1.0, 10.0], [3.0, 10.0], [math.nan, 10.0], [5.0, math.nan]])
     standardise = Standardise(2)
     assert torch.equal(standardise(rows_RC[:2]), rows_RC[:2])
     standardise.learn(rows_RC)
     assert standardise.mean_C.tolist() == [3.0, 10.0]
     assert standardise.deviation_C.tolist() == pytest.approx([math.sqrt(8 / 3), 1.0])
-    assert standardise(torch.tensor([3.0, 11.0])).tolist() == [0.0, 1.0]
+    assert standardise(torch.tensor([[3.0, 11.0], [math.nan, 9.0]])).tolist() == [[0.0, 1.0], [0.0, -1.0]]
     assert set(standardise.state_dict()) == {"mean_C", "deviation_C"}
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import gzip
 from datetime import date, datetime, timezone
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import polars as pl
 import polars.testing
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import DataError
-from holdfast.series import Kind, as_polars, like, read_table, write_table
+from holdfast.series import read_table, write_table
 
 
 def read(tmp_path: Path, text: str) -> pl.DataFrame:
@@ -107,62 +104,3 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, name: str, go
     with pytest.raises(DataError) as caught:
         write_table(pl.DataFrame({"y": [1]}), tmp_path / name)
     assert got in caught.value.problems[0].got
-
-
-TABLE = pl.DataFrame(
-    {
-        "unique_id": pl.Series(["b", "b", "a"], dtype=pl.Categorical),
-        "ds": pl.Series([datetime(2024, 1, 1), datetime(2024, 1, 2), datetime(2024, 1, 3)]).dt.replace_time_zone(
-            "Asia/Tokyo"
-        ),
-        "y": [1.5, None, 3.0],
-        "n": [1, 2, 3],
-        "s": ["x", "y", None],
-    }
-)
-
-
-@pytest.mark.parametrize("kind", ["polars", "pandas", "pyarrow"])
-def test_a_frame_goes_out_as_it_came_in(kind: Kind) -> None:
-    native = like(TABLE, kind)
-    assert type(native).__module__.startswith(kind)
-    table, came_as = as_polars(native)
-    assert came_as == kind
-    polars.testing.assert_frame_equal(table, TABLE, check_dtypes=kind == "polars", categorical_as_str=True)
-    assert type(like(table, came_as)) is type(native)
-
-
-def test_a_lazy_frame_is_collected() -> None:
-    table, kind = as_polars(TABLE.lazy())
-    assert kind == "polars"
-    polars.testing.assert_frame_equal(table, TABLE)
-
-
-def test_a_named_pandas_index_becomes_columns_and_an_unnamed_one_does_not() -> None:
-    frame = pd.DataFrame({"unique_id": ["a", "a"], "ds": [1, 2], "y": [3.0, 4.0]})
-    assert as_polars(frame.set_index(["unique_id", "ds"]))[0].rows() == [("a", 1, 3.0), ("a", 2, 4.0)]
-    assert as_polars(frame.set_index("ds", drop=False))[0].columns == ["unique_id", "ds", "y"]
-    assert as_polars(frame.set_index(pd.Index([7, 8])))[0].columns == ["unique_id", "ds", "y"]
-
-
-@pytest.mark.parametrize("value", [None, [1, 2], {"y": [1]}, "sales.csv", pd.Series([1.0]), pa.array([1])])
-def test_what_is_no_frame_is_refused(value: Any) -> None:
-    with pytest.raises(DataError, match="a pandas or polars dataframe or a pyarrow table"):
-        as_polars(value)
-
-
-@pytest.mark.parametrize("column", [["a", 1, 2.5], pd.period_range("2024-01", periods=3, freq="D")])
-def test_columns_without_one_type_and_periods_are_refused(column: Any) -> None:
-    with pytest.raises(DataError) as caught:
-        as_polars(pd.DataFrame({"x": pd.Series(column)}))
-    assert "one type: numbers" in caught.value.problems[0].fix
-
-
-def test_a_column_name_twice_is_refused() -> None:
-    with pytest.raises(DataError, match="its own name"):
-        as_polars(pd.DataFrame([[1, 2]], columns=["y", "y"]))
-
-
-def test_decimals_arrive_as_numbers() -> None:
-    table, _ = as_polars(pd.DataFrame({"y": [Decimal("1.10"), Decimal("2.25")]}))
-    assert table["y"].dtype.is_numeric()

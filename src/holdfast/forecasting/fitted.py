@@ -253,7 +253,7 @@ def read_prepared(run: Path) -> tuple[Prepared, list[tuple[Config, NetworkConfig
     options = replace(canonical(config), freq=manifest.freq)
     checked = check_table(series, options, categories=dict(manifest.categories))
     seasons = tuple(Season(length, reason) for length, reason in manifest.seasons)
-    prepared = Prepared(config, replace(checked, notes=manifest.notes), seasons, manifest.kind)  # type: ignore[arg-type]
+    prepared = Prepared(config, replace(checked, notes=manifest.notes), seasons, manifest.kind)
     return (
         prepared,
         [(config_of(dict(each["config"])), _shapes(each["network"])) for each in manifest.members],

@@ -53,7 +53,7 @@ class Forecaster(Config):
 
     `fit` trains one network (the preset best: six) on all series of a long table with the columns `unique_id`, `ds`
     and `y` (options rename them); `predict` continues every series by `horizon` steps with prediction intervals. The
-    frame that comes out is of the kind that went in: pandas, polars or pyarrow.
+    frame that comes out is of the kind that went in: pandas, polars or pyarrow; ids and times are always columns.
 
     Raises:
         OptionError: With every option that cannot work.
@@ -75,7 +75,7 @@ class Forecaster(Config):
 
         Args:
             df: pandas, polars or pyarrow, or the path of a CSV or Parquet file (forecasts are polars then); one row
-                per series and time. Missing values of `y` are masked.
+                per series and time, or with `wide` one column per series. Missing values of `y` are masked.
             out: Directory to keep the run in (see `resume`); nothing is written without it.
             show: Called after each step with how far training is.
 
@@ -106,8 +106,8 @@ class Forecaster(Config):
             future: Future covariates, one row per series and step of the horizon; needed if the fit had some.
 
         Returns:
-            Columns `unique_id`, `ds`, `holdfast` (the median, or the mean of a count), `holdfast-lo-80`, ... in the
-            units of `y`, one row per series and step.
+            Columns `unique_id` (or those of `id_col`), `ds`, `holdfast` (the median, or the mean of a count),
+            `holdfast-lo-80`, ... in the units of `y`, one row per series and step, sorted by id and time.
 
         Raises:
             OptionError: The forecaster is not fitted, or this process was forked from one that had computed.
@@ -121,7 +121,7 @@ class Forecaster(Config):
         fitted = self.fitted
         kind, store = fitted.prepared.kind, fitted.prepared.store
         if df is not None or future is not None:
-            kind, checked = self._check(fitted.prepared, df, future)
+            kind, checked = self._check_again(fitted.prepared, df, future)
             store, known = checked.store, summary_lines(fitted)
             for note in (*checked.notes, *history_notes(store, fitted.network.config.context_length)):
                 if note not in known:
@@ -179,7 +179,7 @@ class Forecaster(Config):
         if self._fitted is None and df is not None:
             return diagnose_case(case_before(prepare(self.config, open_table(df, self))))
         fitted = self.fitted
-        store = self._check(fitted.prepared, df, None)[1].store if df is not None else None
+        store = self._check_again(fitted.prepared, df, None)[1].store if df is not None else None
         return diagnose_case(case_after(fitted, store, fitted.log.records))
 
     def save(self, path: Path | str) -> None:
@@ -265,20 +265,21 @@ class Forecaster(Config):
         object.__setattr__(self, "_fitted", fitted)
         return self
 
-    def _check(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, Checked]:
+    def _check_again(self, prepared: Prepared, df: Any, future: Any) -> tuple[Kind, Checked]:
         own = RawTable(user_names(self, prepared.checked.table), prepared.kind, "the table of the fit")
         table = own if df is None else open_table(df, self)
         ahead = open_table(future, self, "the future table") if future is not None else None
-        options = replace(table_options_of(prepared.config), freq=prepared.store.freq.text)
+        wide = prepared.config.wide and df is not None  # the table of the fit is long by now
+        options = replace(table_options_of(prepared.config), freq=prepared.store.freq.text, wide=wide)
         check_columns(options, table)
-        checked = check_table(table, options, future=ahead, categories=prepared.checked.categories)
-        return table.kind, checked
+        return table.kind, check_table(table, options, future=ahead, categories=prepared.checked.categories)
 
 
 def check_columns(options: TableOptions, table: RawTable) -> None:
     """Refuse a table that lacks a column of the fit (an id column may be missing where it has its usual name)."""
     named = () if options.id_col == TableOptions.id_col else options.id_cols
-    needed, given = (*named, options.time_col, options.target_col, *options.covariates), table.frame.columns
+    long = (*named, options.time_col, options.target_col, *options.covariates)
+    needed, given = (options.time_col,) if options.wide else long, table.frame.columns
     lost = [name for name in needed if name not in given]
     if lost:
         got = f"{', '.join(map(repr, given))}, without {', '.join(map(repr, lost))}"

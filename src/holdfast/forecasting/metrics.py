@@ -61,6 +61,14 @@ def score_table(
     from utilsforecast.evaluation import evaluate
     from utilsforecast.losses import coverage, mase, rmse, scaled_crps, smape
 
+    if isinstance(forecasts["unique_id"].dtype, pl.Struct):  # ids of several columns, which `evaluate` cannot hash
+        keys = forecasts.select(pl.col("unique_id").alias("key").unique()).sort("key").with_row_index("unique_id")
+        forecasts, history = (
+            table.rename({"unique_id": "key"}).join(keys, on="key", maintain_order="left").drop("key")
+            for table in (forecasts, history)
+        )
+        scores = score_table(forecasts, history, season, levels).join(keys, on="unique_id", maintain_order="left")
+        return scores.select(pl.col("key").alias("unique_id"), pl.exclude("unique_id", "key"))
     observed = forecasts.filter(pl.col("y").is_not_null() & pl.col("y").is_not_nan())
     known = history.select("unique_id", "ds", pl.col("y").fill_nan(None))
     metrics: list[Any] = [partial(mase, seasonality=season), smape, rmse]

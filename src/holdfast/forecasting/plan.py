@@ -13,6 +13,7 @@ from holdfast.forecasting.anchors import TrainingWindows, useful_anchors, useful
 from holdfast.forecasting.config import Config
 from holdfast.networks import ForecastNetwork, NetworkConfig, candidate_anchors, make_head
 from holdfast.series import LARGEST_CONTEXT, SeriesStore, csv_text, shape_order, unseen_cycles
+from holdfast.series.findings import series_name
 from holdfast.training import Task, TrainingConfig, best_naive, error_scales, split_series
 from holdfast.windows import Windows
 
@@ -132,7 +133,7 @@ def window_name(store: SeriesStore, series: int, rows: int) -> str:
         "series 'series', cutoff 3"
     """
     cutoff = csv_text(pl.DataFrame([store.times(series, rows - 1, rows)])).split()
-    return f"series {store.ids[series]!r}, cutoff {' '.join(cutoff[1:])}"
+    return f"{series_name(store.ids[series])}, cutoff {' '.join(cutoff[1:])}"
 
 
 def make_network(config: Config, network_config: NetworkConfig) -> ForecastNetwork:
@@ -160,7 +161,7 @@ def _silent(config: Config, store: SeriesStore, until_n: NDArray[np.int64]) -> t
     """Known features that are not to be learned from: those of the calendar whose cycle was not passed twice [K]."""
     series = np.flatnonzero(until_n >= 1)
     starts = store.starts.gather(series)
-    own = len(config.future)
+    own = store.future_size
     unseen = unseen_cycles(store.known_names[own:], starts, store.freq.at(starts, until_n[series] - 1))
     return torch.tensor([False] * own + unseen, dtype=torch.bool)
 

@@ -16,6 +16,7 @@ from holdfast.errors import DataError, Problem
 from holdfast.forecasting.metrics import MODEL, plain_level
 from holdfast.networks import ForecastNetwork, Head, NegativeBinomialHead, SigmoidHead, probabilities_of
 from holdfast.series import SeriesStore
+from holdfast.series.findings import listed, series_name
 from holdfast.windows import Windows, affordable
 
 WINDOWS_AT_ONCE = 512
@@ -167,11 +168,12 @@ def _check_known(store: SeriesStore, series: NDArray[np.int64], rows_WF: NDArray
     missing_WK = np.isnan(known_WFK).any(1)
     if not missing_WK.any():
         return
-    names = [name for name, lost in zip(store.known_names, missing_WK.any(0), strict=True) if lost]
-    lost_ids = store.ids.gather(series[missing_WK.any(1)][:5]).to_list()
+    lost = zip(store.known_names, missing_WK.any(0), strict=True)
+    names = dict.fromkeys(name.partition("=")[0] for name, is_lost in lost if is_lost)  # of text, before its words
+    lost_ids = store.ids.gather(series[missing_WK.any(1)]).to_list()
     raise DataError(
         Problem(
-            where=f"future covariates {', '.join(names)} of series {', '.join(map(str, lost_ids))}",
+            where=f"future covariates {', '.join(names)} of {listed(lost_ids, series_name)}",
             expected=f"values for all {rows_WF.shape[1]} steps of the horizon",
             got="none, or not all",
             fix="give a table of the future: predict(df, future=...) or --future-data FILE",

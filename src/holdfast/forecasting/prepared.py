@@ -25,6 +25,7 @@ from holdfast.series import (
     seasons_of,
     table_options_of,
 )
+from holdfast.series.findings import series_name
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def check_target(config: Config, store: SeriesStore, source: str) -> None:
     if len(rows):
         series = int(np.searchsorted(store.offsets, rows[0], side="right")) - 1
         time = store.times(series, int(rows[0] - store.offsets[series]), int(rows[0] - store.offsets[series]) + 1)[0]
-        got = f"{y_R[rows[0]]:g} in series {store.ids[series]!r} at {time}; {len(rows)} such values"
+        got = f"{y_R[rows[0]]:g} in {series_name(store.ids[series])} at {time}; {len(rows)} such values"
         where = f"{source}, column {config.target_col} for --head {config.head}"
         raise DataError(Problem(where, expected, got, f"give {fix}, or correct the values"))
 
@@ -115,4 +116,5 @@ def canonical(config: Config) -> TableOptions:
 def user_names(config: Config, table: pl.DataFrame) -> pl.DataFrame:
     """A table with the user's own column names instead of the canonical ones."""
     names = {"unique_id": config.id_name, "ds": config.time_col, "y": config.target_col}
-    return table.rename({old: new for old, new in names.items() if old in table.columns})
+    named = table.rename({old: new for old, new in names.items() if old in table.columns})
+    return named.unnest(config.id_name) if len(config.id_cols) > 1 else named

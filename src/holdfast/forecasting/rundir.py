@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import Problem, RunDirectoryError
+from holdfast.series import Kind
 
 SCHEMA = 2
 MANIFEST, SERIES, MODEL_FILE = "manifest.json", "series.parquet", "model.safetensors"
@@ -42,7 +43,7 @@ class Manifest:
     seasons: tuple[tuple[int, str], ...]
     notes: tuple[str, ...]
     freq: str | int
-    kind: str
+    kind: Kind
     categories: Mapping[str, list[str]]
     fingerprints: Mapping[str, str]
     complete: bool
@@ -161,6 +162,8 @@ def read_manifest(run: Path) -> Manifest:
         raise RunDirectoryError(Problem(str(path), f"schema {SCHEMA}", f"schema {schema}", fix))
     if digest != _digest(facts):
         raise RunDirectoryError(Problem(str(path), expected, "one that was changed since", fix))
+    kind = facts["kind"]
+    facts["kind"] = Kind(**(kind if isinstance(kind, dict) else {"library": kind}))  # once the library was all
     facts["seasons"] = tuple((length, reason) for length, reason in facts["seasons"])
     return Manifest(**{**facts, "notes": tuple(facts["notes"]), "members": tuple(facts["members"])})
 

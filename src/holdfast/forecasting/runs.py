@@ -13,6 +13,7 @@ from holdfast.forecasting.config import Config
 from holdfast.forecasting.diagnosis import case_of_run, diagnose_case, diagnosis_panels
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
 from holdfast.forecasting.metrics import mean_scores, naive_title, score_table
+from holdfast.forecasting.prepared import user_names
 from holdfast.reports import flow_figure
 from holdfast.series import write_table
 from holdfast.telemetry import Outlook
@@ -54,7 +55,7 @@ def backtest_file(
     fitted, table = backtest_fitted(forecaster_of(config), data, n_windows, show=show)
     scores = score_table(table, fitted.prepared.checked.table, fitted.network.config.naive_season, config.levels)
     if out is not None:
-        write_table(scores.rename({"unique_id": config.id_name}), out, safe=safe)
+        write_table(user_names(config, scores), out, safe=safe)
     return mean_scores(scores), naive_title(fitted.network.config.baseline_season)
 
 

@@ -88,8 +88,8 @@ class Standardise(nn.Module):
     Example:
         >>> standardise = Standardise(1)
         >>> standardise.learn(torch.tensor([[1.0], [3.0], [torch.nan]]))
-        >>> standardise(torch.tensor([[5.0]])).tolist()
-        [[3.0]]
+        >>> standardise(torch.tensor([[5.0], [torch.nan]])).tolist()
+        [[3.0], [0.0]]
     """
 
     mean_C: Tensor
@@ -101,26 +101,27 @@ class Standardise(nn.Module):
         self.register_buffer("deviation_C", torch.ones(size))
 
     def learn(self, rows_RC: Tensor, silent_C: Tensor | None = None) -> None:
-        """Take the columns' means and deviations from rows; those with a nan are left out.
+        """Take the columns' means and deviations from rows; nan counts as missing.
 
         Args:
             rows_RC: Rows to learn from.
             silent_C: Columns that are to say nothing: 0 whatever comes.
         """
-        known_RC = rows_RC[torch.isfinite(rows_RC).all(1)].double()
+        known_RC = rows_RC[torch.isfinite(rows_RC).any(1)].double()
         if known_RC.numel():
-            mean_C, deviation_C = known_RC.mean(0), known_RC.std(0, correction=0)
+            mean_C = known_RC.nanmean(0)
+            deviation_C = (known_RC - mean_C).square().nanmean(0).sqrt()
             # below this share of the mean a deviation is rounding: dividing by it would blow up the first new value
             varies_C = deviation_C > SMALLEST_DEVIATION * mean_C.abs()
-            self.mean_C.copy_(mean_C)
+            self.mean_C.copy_(mean_C.nan_to_num(0.0))  # a column may have no value in these rows
             self.deviation_C.copy_(torch.where(varies_C, deviation_C, 1.0))
         if silent_C is not None:
             self.deviation_C.masked_fill_(silent_C, SILENT)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardise the last dimension."""
-        standard: Tensor = (x - self.mean_C) / self.deviation_C
-        return standard
+        """Standardise the last dimension; what is missing (nan) becomes the mean, 0."""
+        standard = (x - self.mean_C) / self.deviation_C
+        return torch.where(torch.isnan(standard), 0.0, standard)
 
 
 class ForecastNetwork(nn.Module):

@@ -1,11 +1,11 @@
-"""From checked columns to arrays: one-hot coding, rows put in their places, the tidy table.
+"""From checked columns to arrays: rows put in their places, the tidy table.
 
-Legend: n series, N given rows, R rows with the future, S static features.
+Legend: n series, N given rows, R rows with the future.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from holdfast.series.coding import Coding, Features
 from holdfast.series.features import calendar_features
 from holdfast.series.findings import Findings, listed
 from holdfast.series.grid import Grid
@@ -25,21 +26,14 @@ Number = TypeVar("Number", np.float32, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
-class Static:
-    """Static features: float32 [n, S], their names, and the categories behind the one-hot ones."""
-
-    values: Floats
-    names: tuple[str, ...]
-    categories: dict[str, list[str]]
-
-
-@dataclass(frozen=True, eq=False)
 class Placed:
-    """Columns whose rows have a place on the grid."""
+    """Columns whose rows have a place on the grid: N rows of y, past and future covariates, n of static ones."""
 
     grid: Grid
     y: pl.Series
-    covariates: pl.DataFrame
+    static: Features
+    past: Features
+    future: Features
     horizon: int
 
     @property
@@ -61,36 +55,13 @@ class Placed:
         return spread
 
 
-def code_static(
-    grid: Grid,
-    covariates: pl.DataFrame,
-    names: Sequence[str],
-    categories: Mapping[str, Sequence[str]] | None,
-    findings: Findings,
-) -> Static:
+def code_static(grid: Grid, covariates: Sequence[pl.Series], coding: Coding, findings: Findings) -> Features:
     """Static covariates of each series: numbers as they are, text one-hot."""
-    columns: dict[str, Floats] = {}
-    found: dict[str, list[str]] = {}
-    for name in [name for name in names if name in covariates.columns]:
-        rows = covariates[name].gather(grid.order)
-        values = rows.gather(grid.first[:-1])
-        _check_constant(rows, values, grid, findings)
-        as_text = not rows.dtype.is_numeric() if categories is None else name in categories
-        if not as_text and not rows.dtype.is_numeric():
-            fix = "write numbers, or fit again"
-            findings.report(f"column {name!r}", expected="numbers, as in fitting", got=f"{values[0]!r}", fix=fix)
-        elif not as_text:
-            columns[name] = values.to_numpy()
-        else:
-            values = values.cast(pl.String)
-            known = sorted(values.drop_nulls().unique()) if categories is None else list(categories[name])
-            _check_known(values, known, findings)
-            columns |= {f"{name}={word}": (values == word).cast(pl.Float32).to_numpy() for word in known}
-            found[name] = known
-    values_nS = np.empty((len(grid.ids), len(columns)), dtype=np.float32)
-    for position, column in enumerate(columns.values()):
-        values_nS[:, position] = column
-    return Static(values_nS, tuple(columns), found)
+    rows = [column.gather(grid.order) for column in covariates]
+    values = [column.gather(grid.first[:-1]) for column in rows]
+    for each, value in zip(rows, values, strict=True):
+        _check_constant(each, value, grid, findings)
+    return coding.features(values, len(grid.ids), findings)
 
 
 def _check_constant(rows: pl.Series, values: pl.Series, grid: Grid, findings: Findings) -> None:
@@ -102,23 +73,14 @@ def _check_constant(rows: pl.Series, values: pl.Series, grid: Grid, findings: Fi
         findings.report(f"column {rows.name!r}", expected="one value within each series", got=got, fix=fix)
 
 
-def _check_known(values: pl.Series, known: list[str], findings: Findings) -> None:
-    """Report text that one-hot coding has no column for."""
-    unknown = [word for word in values.drop_nulls().unique(maintain_order=True) if word not in set(known)]
-    if unknown:
-        expected = f"a value that the model knows: {listed(known)}"
-        fix = "map it to one of these, or fit again"
-        findings.report(f"column {values.name!r}", expected=expected, got=listed(unknown), fix=fix)
-
-
-def build_store(placed: Placed, options: TableOptions, static: Static, future: Floats | None) -> SeriesStore:
-    """All arrays of a store; `future` holds the future covariates of the future rows, if they are known."""
+def build_store(placed: Placed, ahead: Floats | None) -> SeriesStore:
+    """All arrays of a store; `ahead` holds the future covariates of the future rows, if they are known."""
     grid, offsets = placed.grid, placed.offsets
     rows = np.diff(offsets)
     steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], rows)
-    known = placed.spread(_matrix(placed, options.future), placed.horizon)
-    if future is not None:
-        known[steps >= np.repeat(grid.lengths, rows)] = future
+    known = placed.spread(placed.future.values, placed.horizon)
+    if ahead is not None:
+        known[steps >= np.repeat(grid.lengths, rows)] = ahead
     times = grid.at(np.repeat(np.arange(len(rows)), rows), steps)
     names, features = calendar_features(times, grid.freq)
     return SeriesStore(
@@ -129,12 +91,12 @@ def build_store(placed: Placed, options: TableOptions, static: Static, future: F
         offsets=offsets,
         lengths=grid.lengths,
         y=placed.spread(placed.y.to_numpy()),
-        past=placed.spread(_matrix(placed, options.past)),
+        past=placed.spread(placed.past.values),
         known=np.concatenate([known, features], axis=1),
-        static=static.values,
-        past_names=tuple(options.past),
-        known_names=(*options.future, *names),
-        static_names=static.names,
+        static=placed.static.values,
+        past_names=placed.past.names,
+        known_names=(*placed.future.names, *names),
+        static_names=placed.static.names,
         freq=grid.freq,
         horizon=placed.horizon,
     )
@@ -158,11 +120,3 @@ def build_table(placed: Placed, options: TableOptions, given: pl.DataFrame) -> p
             *(given[name].gather(start if name in options.static else source) for name in options.covariates),
         ]
     )
-
-
-def _matrix(placed: Placed, names: Sequence[str]) -> Floats:
-    """Columns side by side, rows as in the table."""
-    matrix = np.empty((len(placed.y), len(names)), dtype=np.float32)
-    for position, name in enumerate(names):
-        matrix[:, position] = placed.covariates[name].to_numpy()
-    return matrix

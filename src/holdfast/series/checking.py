@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from holdfast.errors import DataError
+from holdfast.series.advice import advised
 from holdfast.series.building import Placed, build_store, build_table, code_static
-from holdfast.series.findings import Findings, listed
+from holdfast.series.coding import Coding
+from holdfast.series.findings import Findings, listed, series_name
 from holdfast.series.future import read_future
 from holdfast.series.grid import Grid
 from holdfast.series.options import TableOptions
 from holdfast.series.remedies import place_or_advise
+from holdfast.series.shapes import long_table
 from holdfast.series.store import SeriesStore
 from holdfast.series.table import RawTable
 from holdfast.series.values import read_values
@@ -30,7 +34,7 @@ class Checked:
         store: The series as arrays.
         table: unique_id, ds, y (null where missing) and covariates, sorted, every row of the grid there.
         notes: What was done to the table and should be known.
-        categories: The values of each static text column, sorted: what one-hot coding was made from.
+        categories: The values of each covariate of text, sorted: what one-hot coding was made from.
 
     Example:
         >>> from holdfast.series import open_table
@@ -52,7 +56,7 @@ def check_table(
     future: RawTable | None = None,
     categories: Mapping[str, Sequence[str]] | None = None,
 ) -> Checked:
-    """Check a long table, and turn it into series on a regular grid.
+    """Check a table, and turn it into series on a regular grid.
 
     Rows may come in any order; a missing y (null, nan, empty) is fine. To fit a model, at least one series needs more
     than `horizon + 1` rows, to learn from and to validate on; the others may be as short as one row.
@@ -61,7 +65,8 @@ def check_table(
         table: Rows of all series.
         options: Which column is what, the calendar step, the horizon.
         future: Future covariates for the `horizon` steps after each series.
-        categories: None to fit a model, and `Checked.categories` from then to use it: other values are refused.
+        categories: None to fit a model, and `Checked.categories` from then to use it: other values are noted, and
+            coded as none of them.
 
     Raises:
         DataError: With every problem of the table.
@@ -75,10 +80,27 @@ def check_table(
         >>> checked.notes
         ('sorted by time (rows that stood below a later one of their series: 1)',)
     """
+    try:
+        return _check(table, options, future, categories)
+    except DataError as error:
+        if categories is not None:  # the options are those of the fit
+            raise
+        check = partial(_check, table, future=future, categories=None)
+        raise DataError(advised(error.problems, table.frame, options, check)) from error
+
+
+def _check(
+    table: RawTable, options: TableOptions, future: RawTable | None, categories: Mapping[str, Sequence[str]] | None
+) -> Checked:
     findings = Findings(table.source, notes=list(table.notes), rows=table.rows)
-    values = read_values(table.frame, options, findings)
-    grid = place_or_advise(values, options, findings)
-    horizon, static, known = options.horizon, None, None
+    frame = long_table(table.frame, options, findings)
+    values = read_values(frame, options, findings)
+    coding = Coding.of(values.covariates, categories)
+    columns = (values.some(options.past), values.some(options.future))
+    past, known = (coding.features(each, frame.height, findings) for each in columns)
+    freq = table.kind.freq(options.time_col) if options.freq is None else None
+    grid = place_or_advise(values, replace(options, freq=freq.text) if freq else options, findings)
+    horizon, static, future_rows = options.horizon, None, None
     if grid is not None:
         ahead = grid.extents - grid.lengths
         horizon = horizon or int(ahead.max()) or grid.freq.horizon
@@ -88,26 +110,26 @@ def check_table(
         if categories is None:
             _check_lengths(grid, horizon, findings)
         _check_observed(grid, values.y, findings)
-        static = code_static(grid, values.covariates, options.static, categories, findings)
+        static = code_static(grid, values.some(options.static), coding, findings)
         if not findings.problems:
-            known = _read_future(future, options, grid, horizon, findings)
+            future_rows = _read_ahead(future, options, coding, grid, horizon, findings)
     if findings.problems or grid is None or horizon is None or static is None or values.y is None:
         raise DataError(findings.problems)
-    placed = Placed(grid, values.y, values.covariates, horizon)
-    store = build_store(placed, options, static, known)
-    return Checked(store, build_table(placed, options, table.frame), tuple(findings.notes), static.categories)
+    placed = Placed(grid, values.y, static, past, known, horizon)
+    tidy = build_table(placed, options, frame)
+    return Checked(build_store(placed, future_rows), tidy, tuple(dict.fromkeys(findings.notes)), coding.categories)
 
 
-def _read_future(
-    future: RawTable | None, options: TableOptions, grid: Grid, horizon: int, findings: Findings
+def _read_ahead(
+    future: RawTable | None, options: TableOptions, coding: Coding, grid: Grid, horizon: int, findings: Findings
 ) -> NDArray[np.float32] | None:
     """Future covariates of the future rows; None without a table."""
     if future is None:
         return None
-    behind = Findings(future.source, rows=future.rows, date_format=findings.date_format)
-    known = read_future(future.frame, options, grid, horizon, behind)
+    behind = Findings(future.source, notes=findings.notes, rows=future.rows, date_format=findings.date_format)
+    rows = read_future(future.frame, options, coding, grid, horizon, behind)
     findings.problems.extend(behind.problems)
-    return known
+    return rows
 
 
 def _note_ahead(grid: Grid, ahead: Ints, findings: Findings) -> None:
@@ -149,7 +171,7 @@ def _check_lengths(grid: Grid, horizon: int, findings: Findings) -> None:
     length = int(lengths[longest])
     if length <= horizon + 1:
         expected = f"a series of more than {horizon + 1} rows (horizon {horizon}, and one to learn from)"
-        got = f"{length} rows in the longest series, {grid.ids[longest]!r}"
+        got = f"{length} rows in the longest, {series_name(grid.ids[longest])}"
         fix = f"forecast with --horizon {length - 2} or less" if length > 2 else "bring more rows"
         findings.report("length of series", expected=expected, got=got, fix=fix)
 

@@ -52,6 +52,17 @@ class Rows:
         return f"{self.word} {row + self.first if self.numbers is None else self.numbers[row]}"
 
 
+def series_name(key: object) -> str:
+    """A series as a person names it, by its key or by the several columns that make it up.
+
+    Example:
+        >>> series_name("a"), series_name({"store": "a", "item": 7})
+        ("series 'a'", "series store 'a', item 7")
+    """
+    parts = [f"{name} {value!r}" for name, value in key.items()] if isinstance(key, dict) else [repr(key)]
+    return f"series {', '.join(parts)}"
+
+
 @dataclass
 class Findings:
     """Collects everything that is wrong with one table, so that it can be told at once.
@@ -62,6 +73,7 @@ class Findings:
         notes: What was done and should be known.
         rows: How its rows are counted.
         date_format: The way of reading its dates, where it had to be found out; chooses for a second table too.
+        height: Rows of the table as it was brought, where several series stand side by side in each of them.
     """
 
     source: str
@@ -69,6 +81,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     rows: Rows = field(default_factory=Rows)
     date_format: str | None = None
+    height: int | None = None
 
     def report(self, what: str, *, expected: str, got: str, fix: str) -> None:
         """Add one problem at `what` (a column, usually) of this table."""
@@ -80,4 +93,4 @@ class Findings:
 
     def row(self, number: int) -> str:
         """The name of a row that has `number` rows above it."""
-        return self.rows.name(number)
+        return self.rows.name(number % self.height if self.height else number)

@@ -6,22 +6,23 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from holdfast.series.findings import Findings, listed
+from holdfast.series.coding import Coding
+from holdfast.series.findings import Findings, listed, series_name
 from holdfast.series.grid import Grid, sort_key
 from holdfast.series.options import TableOptions
 from holdfast.series.snapping import snap
-from holdfast.series.values import ONE_SERIES, read_ids, read_numbers, read_times
+from holdfast.series.values import ONE_SERIES, read_ids, read_times, read_varying
 from holdfast.series.wall import Ints
 from holdfast.series.zones import in_zone
 
 
 def read_future(
-    future: pl.DataFrame, options: TableOptions, grid: Grid, horizon: int, findings: Findings
+    future: pl.DataFrame, options: TableOptions, coding: Coding, grid: Grid, horizon: int, findings: Findings
 ) -> NDArray[np.float32] | None:
     """Future covariates of the `horizon` steps behind each series; rows of other times are left alone.
 
     Returns:
-        float32 [n * horizon, number of future covariates], or None where something is missing.
+        float32 [n * horizon, features of the future covariates], or None where something is missing.
     """
     if not options.future:
         got, fix = "none named", "name them with --future, or leave the future table out"
@@ -29,7 +30,8 @@ def read_future(
         return None
     before = len(findings.problems)
     keys = _read_keys(future, options, grid, findings)
-    numbers = [read_numbers(future[name], findings) for name in options.future if name in future.columns]
+    read = [read_varying(future[name], findings) for name in options.future if name in future.columns]
+    features = coding.features([column for column in read if column is not None], future.height, findings)
     if keys is None or len(findings.problems) > before:
         return None
     wanted = _wanted(grid, horizon)
@@ -43,24 +45,21 @@ def read_future(
         _report_lacking(lacking.with_columns(grid.stamps.write(lacking["ds"])), horizon, findings)
     if len(findings.problems) > before:
         return None
-    values = np.column_stack([column.to_numpy() for column in numbers if column is not None])
-    return np.asarray(values[given.sort("place")["row"].to_numpy()])
+    return np.asarray(features.values[given.sort("place")["row"].to_numpy()])
 
 
 def _read_keys(future: pl.DataFrame, options: TableOptions, grid: Grid, findings: Findings) -> pl.DataFrame | None:
     """Keys of the rows, in the types of the main table."""
     one_series = options.id_name not in future.columns and grid.ids.to_list() == [ONE_SERIES]
-    needed = (options.time_col, *options.future) if one_series else (options.id_name, options.time_col, *options.future)
-    for name in needed:
+    keys = [*(() if one_series else options.id_cols), options.time_col]
+    for name in (*keys, *options.future):
         if name not in future.columns:
             got = f"no such column among {', '.join(repr(column) for column in future.columns)}"
             findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix="add it to this table")
-    if any(name not in future.columns for name in needed[: len(needed) - len(options.future)]):
+    if any(name not in future.columns for name in keys):
         return None
-    if one_series:
-        ids: pl.Series | None = pl.Series([ONE_SERIES]).new_from_index(0, future.height)
-    else:
-        ids = read_ids(future[options.id_name], findings)
+    one = pl.Series([ONE_SERIES]).new_from_index(0, future.height)
+    ids = one if one_series else read_ids(future, options, findings)
     times, _ = read_times(future[options.time_col], grid.freq.text, findings, options.date_format)
     if ids is None or times is None:
         return None
@@ -69,7 +68,7 @@ def _read_keys(future: pl.DataFrame, options: TableOptions, grid: Grid, findings
         return None
     if options.snap and (moved := snap(times, np.zeros(0, np.int64), grid.freq, Findings(""))) is not None:
         times = moved[0]
-    ids = _as(sort_key(ids), sort_key(grid.ids).dtype, options.id_name, findings)
+    ids = _as(sort_key(ids), sort_key(grid.ids).dtype, ", ".join(options.id_cols), findings)
     times = _as(times, grid.times.dtype, options.time_col, findings)
     return pl.DataFrame({"id": ids, "ds": times})
 
@@ -99,7 +98,7 @@ def _wanted(grid: Grid, horizon: int) -> pl.DataFrame:
 
 def _report_lacking(lacking: pl.DataFrame, horizon: int, findings: Findings) -> None:
     series = lacking.group_by("id", maintain_order=True).agg(pl.len(), pl.col("ds").first())
-    got = listed(series.rows(), lambda row: f"{row[1]} steps of series {row[0]!r} missing, the first at {row[2]}")
+    got = listed(series.rows(), lambda row: f"{row[1]} steps of {series_name(row[0])} missing, the first at {row[2]}")
     expected = f"a row for each of the {horizon} steps behind the last row of each series"
     fix = "add these rows, or forecast with a shorter horizon"
     findings.report("", expected=expected, got=got, fix=fix)

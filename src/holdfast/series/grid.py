@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from holdfast.errors import HoldfastError
 from holdfast.series.calendar import ROWS, Freq
-from holdfast.series.findings import Findings, listed
+from holdfast.series.findings import Findings, listed, series_name
 from holdfast.series.inference import infer_freq, infer_rows
 from holdfast.series.options import TableOptions
 from holdfast.series.snapping import snap
@@ -91,7 +91,7 @@ class Grid:
     def name_row(self, i: int, findings: Findings) -> str:
         """Row i of the N as a person finds it in the table."""
         series = int(np.searchsorted(self.first, i, side="right")) - 1
-        return f"series {self.ids[series]!r} at {self.stamp(i)} ({findings.row(int(self.order[i]))})"
+        return f"{series_name(self.ids[series])} at {self.stamp(i)} ({findings.row(int(self.order[i]))})"
 
     def stamp(self, i: int) -> str:
         """The time of row i of the N as the table writes it, with its weekday where the calendar depends on that."""
@@ -185,6 +185,8 @@ def _codes(keys: pl.Series) -> Ints:
 
 def sort_key(ids: pl.Series) -> pl.Series:
     """Ids as they sort: a categorical by its text, whatever the order in which the categories were met."""
+    if isinstance(ids.dtype, pl.Struct):
+        return pl.DataFrame([sort_key(column) for column in ids.struct.unnest()]).to_struct(ids.name)
     return ids.cast(pl.String) if ids.dtype == pl.Categorical else ids
 
 
@@ -231,7 +233,7 @@ def _report_double(ids: pl.Series, times: pl.Series, order: Ints, double: Flags,
 
     def say(i: int) -> str:
         rows = f"{findings.row(int(order[i - 1]))} and {findings.row(int(order[i]))}"
-        return f"series {ids[i]!r} at {times[i]} in {rows}"
+        return f"{series_name(ids[i])} at {times[i]} in {rows}"
 
     fix = "keep one row for each time, or add the rows up; if they are several series, name their column with --id-col"
     if is_clock_change(times.gather(at)).mean() > 0.5:

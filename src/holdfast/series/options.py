@@ -25,7 +25,8 @@ class TableOptions:
         season_length: Steps in one season, or several of them; the first is that of the seasonal naive forecast.
             None: the usual ones of the frequency. Further seasons are looked for in the data. 1 (or 0): no usual
             season, but the search still runs; "none": no season at all, and no search.
-        id_col: Column that tells series apart, or several of them; a table without it is one series.
+        id_col: Column that tells series apart, or several of them; a table without it is one series. A column that
+            pandas names by a number is named by it here too; forecasts have its text.
         time_col: Column of the timestamps.
         target_col: Column to forecast.
         freq: Calendar step (1h, D, MS, ...), or "rows": each row is one step. None: read off the timestamps.
@@ -132,6 +133,7 @@ def table_options_of(options: TableOptions) -> TableOptions:
 _TUPLES = ("season_length", "levels", "bounds", "clip_roles", "static", "future", "past")
 _OPTIONAL = ("season_length", "clip_roles")
 _WHOLE = {"horizon": 1, "max_rows": 1}
+_OUTPUT = ("cutoff", "metric", "holdfast", "seasonal_naive")
 
 
 def settle(options: TableOptions) -> None:
@@ -145,6 +147,10 @@ def settle(options: TableOptions) -> None:
         object.__setattr__(options, option.name, _as_tuple(value) if several and not single else _as_plain(value))
     if isinstance(options.id_col, tuple) and len(options.id_col) == 1:
         object.__setattr__(options, "id_col", options.id_col[0])
+    for name in ("id_col", "time_col", "target_col", "static", "future", "past"):
+        value, several = getattr(options, name), name not in ("time_col", "target_col")
+        named = tuple(map(_as_name, value)) if several and isinstance(value, tuple) else _as_name(value)
+        object.__setattr__(options, name, named)
 
 
 def refuse(problems: Iterator[Problem]) -> None:
@@ -178,6 +184,15 @@ def _column_problems(options: TableOptions) -> Iterator[Problem]:
         fix = "give the name of each column; a table of one series needs no id column"
         yield wrong("columns", "names of columns", ", ".join(map(repr, unnamed)), fix)
         return
+    taken = [name for name in names[: -len(options.covariates) or None] if name in _OUTPUT]
+    if taken:
+        yield wrong("columns", "names that output does not use", ", ".join(taken), "rename the column")
+    if options.wide and options.covariates:
+        fix = "leave them out, or bring a long table: one row per series and time"
+        yield wrong("wide", "no covariates: a wide table has no place for them", ", ".join(options.covariates), fix)
+    if options.wide and len(options.id_cols) > 1:
+        fix = "give one name, or leave --id-col out"
+        yield wrong("wide", "one column of ids: the heads of the columns", ", ".join(options.id_cols), fix)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         yield wrong("columns", "each column in one part only", ", ".join(twice), "name each column once")
@@ -236,6 +251,11 @@ def is_number(value: object) -> bool:
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     several = isinstance(value, tuple | list | np.ndarray)
     return tuple(map(_as_plain, value)) if several else (_as_plain(value),)
+
+
+def _as_name(value: Any) -> Any:
+    """The name of a column as text, also where it is a number or a tuple, as pandas allows."""
+    return str(value) if is_whole(value) or isinstance(value, tuple) else value
 
 
 def _as_plain(value: Any) -> Any:

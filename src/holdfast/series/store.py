@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from holdfast.series.calendar import Freq
+from holdfast.series.features import calendar_features
 from holdfast.series.stamps import Stamps
 
 
@@ -24,9 +25,9 @@ class SeriesStore:
         offsets: Row ranges, future rows included (int64, [n + 1]).
         lengths: Observed rows, from the first to the last given one (int64, [n]).
         y: Values in the units of the data, nan where missing and in future rows (float64, [R]).
-        past: Past covariates, nan in future rows (float32, [R, P]).
-        known: Future covariates, then calendar features (float32, [R, K]). Future rows hold nan for future covariates
-            as long as no future table was given.
+        past: Past covariates, nan where missing and in future rows; text one-hot (float32, [R, P]).
+        known: Future covariates, text one-hot, then calendar features (float32, [R, K]). Future rows hold nan for
+            future covariates as long as no future table was given.
         static: Numbers as they are, text and booleans one-hot (float32, [n, S]).
         past_names: Names of the P past covariates.
         known_names: Names of the K known features.
@@ -62,6 +63,11 @@ class SeriesStore:
     def n_series(self) -> int:
         """How many series there are."""
         return len(self.lengths)
+
+    @property
+    def future_size(self) -> int:
+        """How many of the known features are of future covariates; the others are the calendar's."""
+        return len(self.known_names) - len(calendar_features(self.starts[:0], self.freq)[0])
 
     def values(self, i: int) -> NDArray[np.float64]:
         """Observed values of series i, nan where missing (a view, not a copy)."""

@@ -20,7 +20,7 @@ class RawTable:
 
     Attributes:
         frame: Its rows, in the order in which they came.
-        kind: Kind of dataframe that it came as, and that forecasts are returned as.
+        kind: Kind of dataframe that it came as, and that forecasts come back as.
         source: Its name in errors.
         notes: What was found out while reading it, and should be known.
         rows: How its rows are counted in errors.
@@ -31,7 +31,7 @@ class RawTable:
     """
 
     frame: pl.DataFrame
-    kind: Kind = "polars"
+    kind: Kind = field(default_factory=Kind)
     source: str = "the table"
     notes: tuple[str, ...] = ()
     rows: Rows = field(default_factory=Rows)
@@ -41,8 +41,8 @@ def open_table(brought: Any, options: TableOptions | None = None, source: str = 
     """Read a table, whatever it comes as.
 
     Args:
-        brought: Path of a file, a folder or pattern of Parquet files, "-" for standard input, or a dataframe of pandas,
-            polars or pyarrow.
+        brought: Path of a file, a folder or pattern of Parquet files, "-" for standard input, or a dataframe of any
+            kind that `as_polars` takes.
         options: How to read it.
         source: Its name in errors; a file is called by its path.
 
@@ -60,6 +60,6 @@ def open_table(brought: Any, options: TableOptions | None = None, source: str = 
     options = options or TableOptions()
     if isinstance(brought, str | Path):
         found = read_file(brought, options)
-        return RawTable(found.frame, "polars", found.source, tuple(found.notes), found.rows)
-    frame, kind = as_polars(brought)
-    return RawTable(frame, kind, source)
+        return RawTable(found.frame, Kind(), found.source, tuple(found.notes), found.rows)
+    frame, kind, notes = as_polars(brought, options)
+    return RawTable(frame, kind, source, notes)

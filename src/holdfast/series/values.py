@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 import polars as pl
@@ -15,15 +14,22 @@ from holdfast.series.dates import parse_text_times
 from holdfast.series.findings import Findings, listed
 from holdfast.series.options import TableOptions
 from holdfast.series.stamps import Stamps, stamps_of
-from holdfast.series.wall import Ints, in_limits, limits, say_time
+from holdfast.series.wall import in_limits, limits, say_time
 
 TIMES = "ISO dates (2024-01-31), ISO datetimes (2024-01-31 13:00:00) or whole numbers"
 ONE_SERIES = "series"
+MOST_CATEGORIES = 100  # of a covariate that varies in time: each is a number in every row
 
 
-def by_option(options: TableOptions) -> dict[str, str]:
-    """The three key columns by the option that names them."""
-    return {"--id-col": options.id_name, "--time-col": options.time_col, "--target-col": options.target_col}
+def by_option(options: TableOptions) -> list[tuple[str, str]]:
+    """The key columns, each with the option that names it."""
+    ids = [("--id-col", name) for name in options.id_cols]
+    return [*ids, ("--time-col", options.time_col), ("--target-col", options.target_col)]
+
+
+def used_names(options: TableOptions) -> tuple[str, ...]:
+    """All columns that have a use."""
+    return (*(name for _, name in by_option(options)), *options.covariates)
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Values:
         times: Integers, dates or datetimes.
         stamps: How the table writes its times.
         y: float64, nan where missing.
-        covariates: Numbers as float32, static text and booleans as text.
+        covariates: Numbers as float32, text (and static booleans) as text; null or nan where missing.
     """
 
     ids: pl.Series | None
@@ -49,6 +55,10 @@ class Values:
         """Rows of the future: those after the last time at which any series has a value."""
         return rows_ahead(self.times, self.y)
 
+    def some(self, names: Sequence[str]) -> list[pl.Series]:
+        """Covariates by name; those that could not be read are left out."""
+        return [self.covariates[name] for name in names if name in self.covariates.columns]
+
 
 def read_values(table: pl.DataFrame, options: TableOptions, findings: Findings) -> Values:
     """Read every column that has a use, and report all that cannot be used."""
@@ -57,49 +67,56 @@ def read_values(table: pl.DataFrame, options: TableOptions, findings: Findings) 
     if table.is_empty():
         findings.report("", expected="at least one row", got="no rows", fix="check how the table was made")
         return Values(None, None, None, None, pl.DataFrame())
-    if options.id_name in table.columns:
-        ids = read_ids(table[options.id_name], findings)
-    elif options.id_name == TableOptions.id_col:
+    if options.id_col == TableOptions.id_col and options.id_col not in table.columns:
         ids = pl.Series("unique_id", [ONE_SERIES]).new_from_index(0, table.height)
         findings.notes.append(f"no column 'unique_id': all rows are one series, called {ONE_SERIES!r}")
+    else:
+        ids = read_ids(table, options, findings)
     if options.time_col in table.columns:
         times, stamps = read_times(table[options.time_col], options.freq, findings, options.date_format)
     if options.target_col in table.columns:
-        y = _read_target(table[options.target_col], findings)
+        y = read_target(table[options.target_col], findings)
     if stamps is not None and stamps.kind:
         keep = "give --freq as a whole number, for instance --freq 1, to keep them as numbers"
         findings.notes.append(f"read column {options.time_col!r} as dates ({stamps.name}); {keep}")
-    seen = None if times is None else np.flatnonzero(~rows_ahead(times, y))
-    read = {name: read_numbers(table[name], findings) for name in options.future if name in table.columns}
-    read |= {name: read_numbers(table[name], findings, seen) for name in options.past if name in table.columns}
-    read |= {name: _read_static(table[name], findings) for name in options.static if name in table.columns}
-    return Values(ids, times, stamps, y, pl.DataFrame([column for column in read.values() if column is not None]))
+    seen = np.ones(table.height, dtype=bool) if times is None else ~rows_ahead(times, y)
+    read = [read_varying(table[name], findings) for name in options.future if name in table.columns]
+    read += [read_varying(table[name], findings, gaps=seen) for name in options.past if name in table.columns]
+    read += [_read_static(table[name], findings) for name in options.static if name in table.columns]
+    return Values(ids, times, stamps, y, pl.DataFrame([column for column in read if column is not None]))
 
 
 def _check_names(table: pl.DataFrame, options: TableOptions, findings: Findings) -> None:
     """Report columns that are missing, used twice or in the way."""
-    for option, name in by_option(options).items():
+    for option, name in by_option(options):
         if name not in table.columns and (option, name) != ("--id-col", TableOptions.id_col):
-            near = _near(name, option, table, options)
-            fix = f"did you mean {option} {near}?" if near else f"name the column with {option}"
-            _report_missing(name, table, fix, findings)
+            report_missing(name, table, f"name the column with {option}", findings)
     for name in options.covariates:
         if name not in table.columns:
-            close = get_close_matches(name.lower(), [other.lower() for other in table.columns], n=1)
-            near = next((other for other in table.columns if [other.lower()] == close), None)
-            _report_missing(name, table, f"did you mean {near!r}?" if near else "correct its name", findings)
-        if name in ("unique_id", "ds", "y") and name not in by_option(options).values():
+            report_missing(name, table, "correct its name", findings)
+        if name in ("unique_id", "ds", "y") and name not in dict(by_option(options)).values():
             fix = "rename this column"
             findings.report(f"column {name!r}", expected="a name that output does not use", got=repr(name), fix=fix)
-    used = (*by_option(options).values(), *options.covariates)
-    unused = [name for name in table.columns if name not in used and name]
+    unused = [name for name in table.columns if name not in used_names(options) and name]
     if unused:
         findings.notes.append(f"columns not used: {', '.join(unused)}")
 
 
-def read_ids(ids: pl.Series, findings: Findings) -> pl.Series | None:
-    """Series keys as they are; null and nan are reported (and become null)."""
-    if ids.dtype.is_nested() or ids.dtype == pl.Object:
+def read_ids(table: pl.DataFrame, options: TableOptions, findings: Findings) -> pl.Series | None:
+    """The key of each row: its id as it is, or a struct of several, so that no two keys ever look alike."""
+    parts = [_read_id(table[name], findings) for name in options.id_cols if name in table.columns]
+    whole = [part for part in parts if part is not None]
+    if len(whole) < len(options.id_cols):
+        return None
+    if len(whole) == 1:
+        return whole[0]
+    key = pl.when(pl.all_horizontal(pl.all().is_not_null())).then(pl.struct(pl.all()))
+    return pl.DataFrame(whole).select(key.alias("unique_id")).to_series()
+
+
+def _read_id(ids: pl.Series, findings: Findings) -> pl.Series | None:
+    """One column of ids; null and nan are reported (and become null)."""
+    if (ids.dtype.is_nested() and not isinstance(ids.dtype, pl.Struct)) or ids.dtype in (pl.Object, pl.Binary):
         got = f"a column of type {ids.dtype}"
         _report(ids, findings, "text, categories or whole numbers", got, "make one text of it")
         return None
@@ -156,16 +173,53 @@ def read_times(
     return times.alias("ds"), stamps
 
 
-def read_numbers(column: pl.Series, findings: Findings, rows: Ints | None = None) -> pl.Series | None:
-    """A covariate as float32; missing and infinite values are reported (in these rows), text is refused."""
-    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-        got = f"a column of type {column.dtype}"
-        fix = "code it as numbers, or declare it static if it is constant within each series"
-        _report(column, findings, "numbers or booleans", got, fix)
+def read_varying(column: pl.Series, findings: Findings, *, gaps: NDArray[np.bool_] | None = None) -> pl.Series | None:
+    """A covariate that varies in time, as float32 or text; gaps are noted in the rows `gaps`, else reported."""
+    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        words: pl.Series = column.cast(pl.String)
+        numbers: pl.Series = words.str.strip_chars().cast(pl.Float32, strict=False)
+        if numbers.is_null().all():
+            return _read_words(words, findings, gaps=gaps)
+        odd = _where(words.is_not_null() & numbers.is_null())
+        if odd:
+            got = listed(odd, lambda row: f"{words[row]!r} in {findings.row(row)}")
+            fix = "write a number" + (", or leave the field empty if the value is missing" if gaps is not None else "")
+            _report(column, findings, "numbers in all rows, or words in all rows", got, fix)
+            return None
+    elif column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
+        numbers = column.cast(pl.Float32, strict=False)
+    else:
+        got, fix = f"a column of type {column.dtype}", "code it as numbers or text"
+        _report(column, findings, "numbers, text or booleans", got, fix)
         return None
-    numbers: pl.Series = column.cast(pl.Float32, strict=False)
-    _report_not_finite(column, numbers, findings, rows)
-    return numbers.fill_null(float("nan"))
+    missing = numbers.is_nan().fill_null(True)
+    if gaps is not None:
+        _note_gaps(column, missing.to_numpy()[gaps], findings)
+    _report_not_finite(column, numbers if gaps is None else numbers.fill_nan(0.0).fill_null(0.0), findings)
+    return numbers
+
+
+def _read_words(words: pl.Series, findings: Findings, *, gaps: NDArray[np.bool_] | None) -> pl.Series:
+    """A covariate of text, for one-hot coding."""
+    missing = _where(words.is_null())
+    if gaps is not None:
+        _note_gaps(words, words.is_null().to_numpy()[gaps], findings)
+    elif missing:
+        got = f"no value in {listed(missing, findings.row)}"
+        _report(words, findings, "a value in every row", got, "fill it in, for instance with 'unknown'")
+    if words.n_unique() > MOST_CATEGORIES:
+        expected = f"at most {MOST_CATEGORIES} different texts, for one column each"
+        _report(words, findings, expected, f"{words.n_unique():,} of them", "code it as numbers, or group its values")
+    return words
+
+
+def _note_gaps(column: pl.Series, missing: NDArray[np.bool_], findings: Findings) -> None:
+    """Note the gaps of a past covariate in rows that may have none; one without any value is reported."""
+    count = int(missing.sum())
+    if count == len(missing):
+        _report(column, findings, "at least one value", "nothing in any row", "leave the covariate out")
+    elif count:
+        findings.notes.append(f"column {column.name!r}: missing in {count:,} rows, where the network reads its mean")
 
 
 def _read_static(column: pl.Series, findings: Findings) -> pl.Series | None:
@@ -188,10 +242,12 @@ def _read_static(column: pl.Series, findings: Findings) -> pl.Series | None:
     return text
 
 
-def _read_target(column: pl.Series, findings: Findings) -> pl.Series | None:
+def read_target(column: pl.Series, findings: Findings) -> pl.Series | None:
     """Values as float64, nan where missing; text and infinities are reported."""
-    text = column.dtype in (pl.String, pl.Categorical)
-    if not (text or column.dtype.is_numeric() or column.dtype == pl.Null):
+    text = column.dtype in (pl.String, pl.Categorical, pl.Enum)
+    if column.dtype == pl.Boolean:
+        findings.notes.append(f"column {column.name!r}: true is read as 1, false as 0")
+    if not (text or column.dtype.is_numeric() or column.dtype in (pl.Null, pl.Boolean)):
         _report(column, findings, "numbers", f"a column of type {column.dtype}", "convert the column to numbers")
         return None
     given = column.cast(pl.String) if text else column
@@ -207,9 +263,8 @@ def _read_target(column: pl.Series, findings: Findings) -> pl.Series | None:
     return None if words or infinite else y.fill_null(float("nan")).alias("y")
 
 
-def _report_not_finite(column: pl.Series, numbers: pl.Series, findings: Findings, rows: Ints | None = None) -> None:
-    finite = numbers.is_finite().fill_null(False)
-    bad = _where(~finite) if rows is None else rows[~finite.to_numpy()[rows]].tolist()
+def _report_not_finite(column: pl.Series, numbers: pl.Series, findings: Findings) -> None:
+    bad = _where(~numbers.is_finite().fill_null(False))
     if bad:
         got = listed(bad, lambda row: f"{_shown(column[row])} in {findings.row(row)}")
         fix = "fill it in (holdfast does not invent covariates), or leave the covariate out"
@@ -229,27 +284,7 @@ def _report(column: pl.Series, findings: Findings, expected: str, got: str, fix:
     findings.report(f"column {column.name!r}", expected=expected, got=got, fix=fix)
 
 
-def _report_missing(name: str, table: pl.DataFrame, fix: str, findings: Findings) -> None:
+def report_missing(name: str, table: pl.DataFrame, fix: str, findings: Findings) -> None:
+    """Report a column that is not there."""
     got = f"no such column among {', '.join(repr(column) for column in table.columns) or 'none at all'}"
     findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix=fix)
-
-
-def _near(name: str, option: str, table: pl.DataFrame, options: TableOptions) -> str | None:
-    """The column that was probably meant: alike in name, or the only one of the right type."""
-    used = (*by_option(options).values(), *options.covariates)
-    free = [other for other in table.columns if other not in used]
-    lower = {other.lower(): other for other in free}
-    synonyms: dict[str, Sequence[str]] = {
-        "--id-col": ("unique_id", "id", "series", "series_id", "item_id"),
-        "--time-col": ("ds", "date", "datetime", "time", "timestamp", "month", "day"),
-        "--target-col": ("y", "value", "target", "sales", "demand", "quantity", "volume"),
-    }
-    for word in (name.lower(), *synonyms[option]):
-        if word in lower:
-            return lower[word]
-    for close in get_close_matches(name.lower(), lower, n=1):
-        return lower[close]
-    types = [(other, table[other].dtype) for other in free]
-    of_type = [other for other, dtype in types if option == "--time-col" and dtype.is_temporal()]
-    of_type += [other for other, dtype in types if option == "--target-col" and dtype.is_numeric()]
-    return of_type[0] if len(of_type) == 1 else None
