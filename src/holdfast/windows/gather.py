@@ -204,7 +204,7 @@ class Windows:
             return torch.zeros_like(cutoff_B)
         last_B = self.start_n[series_B] + cutoff_B - 1
         age_B = last_B - self.newest_R[last_B]
-        return torch.where(age_B < cutoff_B, age_B, 0)
+        return torch.where((age_B >= 0) & (age_B < cutoff_B), age_B, 0)
 
     def _context(self, series_B: Tensor, cutoff_B: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
         """The observed values before each cutoff, and where there are any."""
