@@ -112,7 +112,7 @@ def test_memory_is_told_in_calendar_time():
 def test_a_gaussian_head_far_too_sure_of_itself_is_told_from_an_explosion_through_time():
     random = np.random.default_rng(0)
     values = {f"s{k}": np.where(np.arange(90) < 40 + 3 * k, 5.0, 5 + random.normal(0, 3, 90)) for k in range(6)}
-    options = {"head": "gaussian", "max_steps": 0, "horizon": 6, "season_length": None}
+    options = {"head": "gaussian", "max_steps": 0, "horizon": 6, "season_length": None, "batch_size": 64}
     found = small(**options).fit(series(values)).diagnose()
     assert found.kind == "exploding head"
     assert [advice.option for advice in found.advice][:2] == ["--head student-t", "--clip norm:1 --clip-roles all"]
