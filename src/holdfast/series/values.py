@@ -125,7 +125,7 @@ def read_times(
 ) -> tuple[pl.Series, Stamps] | tuple[None, None]:
     """Times as integers, dates or datetimes, and how they were written; bad ones are reported (and become null).
 
-    Whole numbers that are dates (20240131, seconds since 1970) are read as such, unless `freq` is a whole number.
+    Whole numbers that are dates (20240131, seconds since 1970) are read as such, unless `freq` counts in whole numbers.
     """
     given = times
     if times.dtype in (pl.String, pl.Categorical):
@@ -138,7 +138,7 @@ def read_times(
     if bad:
         got = listed(bad, lambda row: f"{_shown(given[row])} in {findings.row(row)}")
         _report(given, findings, TIMES, got, "write the times like this, or remove these rows")
-    stamps = stamps_of(times, whole_numbers=freq is not None and (freq == ROWS or Freq.parse(freq).unit == ""))
+    stamps = stamps_of(times, whole_numbers=freq not in (None, ROWS) and Freq.parse(freq).unit == "")
     times = stamps.read(times)
     low, high = limits(times.dtype)
     far = _where(~in_limits(times))
