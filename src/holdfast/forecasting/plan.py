@@ -129,7 +129,9 @@ def _silent(config: Config, store: SeriesStore, until_n: NDArray[np.int64]) -> t
     series = np.flatnonzero(until_n >= 1)
     starts = store.starts.gather(series)
     own = len(config.future)
-    unseen = unseen_cycles(store.known_names[own:], starts, store.freq.at(starts, until_n[series] - 1))
+    unseen = unseen_cycles(
+        store.known_names[own:], starts, store.ds.gather(store.offsets[series] + until_n[series] - 1)
+    )
     return torch.tensor([False] * own + unseen, dtype=torch.bool)
 
 
