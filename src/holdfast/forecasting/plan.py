@@ -162,7 +162,8 @@ def _silent(config: Config, store: SeriesStore, until_n: NDArray[np.int64]) -> t
     series = np.flatnonzero(until_n >= 1)
     starts = store.starts.gather(series)
     own = store.future_size
-    unseen = unseen_cycles(store.known_names[own:], starts, store.freq.at(starts, until_n[series] - 1))
+    last = store.ds.gather(store.offsets[series] + until_n[series] - 1)
+    unseen = unseen_cycles(store.known_names[own:], starts, last)
     return torch.tensor([False] * own + unseen, dtype=torch.bool)
 
 

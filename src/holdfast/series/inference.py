@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from holdfast.errors import DataError, Problem
-from holdfast.series.calendar import MICROSECONDS, Freq
+from holdfast.series.calendar import MICROSECONDS, ROWS, Freq
 from holdfast.series.slots import QUARTER, Slots, slot_text
 from holdfast.series.wall import DAY, Ints, first_day, month_of, to_wall, weekday
 
@@ -62,6 +62,9 @@ def infer_rows(times: pl.Series, ids: pl.Series, first: Ints) -> Freq:
         ids: The series of each row.
         first: Range of rows of each series [n + 1].
     """
+    number = np.arange(len(times)) - np.repeat(first[:-1], np.diff(first))
+    if times.dtype.is_integer() and np.array_equal(to_wall(times, local=True), number):
+        return Freq(ROWS)  # rows that were numbered before
     best, share = next(iter(calendars(times, ids)), (None, 0.0))
     # A calendar that changed, such as 4-4-5 after a year of 53 weeks, shows in the last rows.
     for rows in _LAST if share < 0.9 else ():
@@ -69,7 +72,7 @@ def infer_rows(times: pl.Series, ids: pl.Series, first: Ints) -> Freq:
         for freq, kept in calendars(times.gather(last), ids.gather(last)):
             if kept > max(share, 0.9):
                 best, share = freq, kept
-    return Freq("rows") if best is None or share < 0.5 else Freq(f"rows:{best.text}")
+    return Freq(ROWS) if best is None or share < 0.5 else Freq(f"{ROWS}:{best.text}")
 
 
 def calendars(times: pl.Series, ids: pl.Series | None = None) -> list[tuple[Freq | None, float]]:

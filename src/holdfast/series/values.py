@@ -142,7 +142,7 @@ def read_times(
 ) -> tuple[pl.Series, Stamps] | tuple[None, None]:
     """Times as integers, dates or datetimes, and how they were written; bad ones are reported (and become null).
 
-    Whole numbers that are dates (20240131, seconds since 1970) are read as such, unless `freq` is a whole number.
+    Whole numbers that are dates (20240131, seconds since 1970) are read as such, unless `freq` counts in whole numbers.
     """
     given = times
     if times.dtype in (pl.String, pl.Categorical, pl.Enum) or (date_format and times.dtype.is_integer()):
@@ -161,7 +161,7 @@ def read_times(
         expected = f"times written as {written}" if written else TIMES
         option = "correct --date-format, " if date_format else ""
         _report(given, findings, expected, got, f"{option}write the times like this, or remove these rows")
-    stamps = stamps_of(times, whole_numbers=freq is not None and (freq == ROWS or Freq.parse(freq).unit == ""))
+    stamps = stamps_of(times, whole_numbers=freq not in (None, ROWS) and Freq.parse(freq).unit == "")
     times = stamps.read(times)
     low, high = limits(times.dtype)
     far = _where(~in_limits(times))
