@@ -159,9 +159,12 @@ def _plain_numbers(
     )
     if notation == PLAIN:
         return frame, notation
-    return frame.with_columns(
-        [notation.plain(column) for column in text if not long or column.name in (*numbers, *options.static)]
-    ), notation
+    written = [
+        column
+        for column in text
+        if not long or column.name in numbers or (column.name in options.static and notation.fits(column).all())
+    ]
+    return frame.with_columns([notation.plain(column) for column in written]), notation
 
 
 def _typed(text: pl.Series) -> pl.Series:
