@@ -72,6 +72,8 @@ def read_table(path: Path | str, options: TableOptions | None = None) -> pl.Data
 
 def read_file(path: Path | str, options: TableOptions) -> FileTable:
     """Read a file, and say how."""
+    if not str(path) or "\0" in str(path):
+        raise refused(repr(str(path)), "the name of a file", "no name that a file can have", "check the path")
     path = Path(path)
     if is_set(path):
         frame, notes = read_set(path, options)
