@@ -140,7 +140,7 @@ def test_a_wrong_use_exits_2(run, words, part):
         (["fit", "no.csv", "--horizon", "3"], "no.csv"),
         (["check", "no.csv"], "no.csv"),
         (["backtest", "no.csv"], "no.csv"),
-        (["fit", "table.xlsx"], "table.xlsx"),
+        (["fit", "table.ods"], "table.ods"),
         (["predict", "nowhere"], "nowhere"),
         (["diagnose", "nowhere"], "nowhere"),
         (["diagnose", "{kept}", "--data", "no.csv"], "no.csv"),
@@ -243,6 +243,42 @@ def test_text_in_brackets_is_not_taken_for_markup(run, tmp_path):
     assert "'[red]'" in run("check", path, "--horizon", 4)[2]
     table().with_columns(pl.lit(1).alias("[bold]")).write_csv(path)
     assert "[bold]" in run("check", path, "--horizon", 4)[1]
+
+
+def test_control_characters_of_a_table_do_not_reach_the_terminal(run, tmp_path):
+    path = tmp_path / "a.csv"
+    wild = "no\x1b]0;title\x07te"
+    table().with_columns(pl.lit(1).alias(wild)).write_csv(path)
+    code, out, err = run("check", path, "--horizon", 4)
+    assert (code, err) == (0, "")
+    assert r"columns not used: no\x1b]0;title\x07te" in out
+    table().rename({"unique_id": wild, "y": "\x1b[2Jy"}).write_csv(path)
+    code, out, err = run("check", path, "--horizon", 4)
+    assert (code, out) == (1, "")
+    assert r"--target-col \x1b[2Jy?" in err
+    assert all(letter.isprintable() for letter in err.replace("\n", ""))
+
+
+def test_forecasts_on_a_terminal_are_escaped_and_in_a_pipe_exact(run, kept, data, tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    pl.read_csv(data).with_columns(pl.lit("\x1b[2J").alias("unique_id")).head(60).write_csv(path)
+    assert run("predict", kept, path)[1].splitlines()[1].startswith("\x1b[2J,")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run("predict", kept, path)[1].splitlines()[1].startswith("\\x1b[2J,")
+
+
+def test_safe_csv_is_no_formula_anywhere(run, kept, data, tmp_path):
+    path, out_file = tmp_path / "a.csv", tmp_path / "out.csv"
+    pl.read_csv(data).with_columns(unique_id="=" + pl.col("unique_id")).write_csv(path)
+    assert run("predict", kept, path)[1].splitlines()[1].startswith("=a,")
+    assert run("predict", kept, path, "--safe-csv")[1].splitlines()[1].startswith("'=a,")
+    assert run("predict", kept, path, "--safe-csv", "--out", out_file) == (0, "", "")
+    assert pl.read_csv(out_file)["unique_id"].unique().sort().to_list() == ["'=a", "'=b"]
+
+
+def test_a_table_comes_from_standard_input(run, data, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data.read_bytes())))
+    assert run("check", "-", "--horizon", 4) == run("check", data, "--horizon", 4)
 
 
 # ---------------------------------------------------------------- options

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import DataError, HoldfastError, OptionError
-from holdfast.series import RawTable, TableOptions, open_table
+from holdfast.series import RawTable, TableOptions, describe_table, open_table
 from holdfast.series.dialect import read_text
 from holdfast.series.findings import Rows
 from holdfast.series.numbers import Notation, find_notation
@@ -123,6 +123,30 @@ def test_ids_times_and_unused_columns_are_not_numbers_to_guess_at(tmp_path: Path
 def test_a_column_per_series_is_read_as_numbers(tmp_path: Path) -> None:
     table = read(tmp_path, "ds;a;b\n1;2,5;3\n2;1.000,5;\n", wide=True)
     assert table.frame.rows() == [(1, 2.5, 3.0), (2, 1000.5, None)]
+
+
+@pytest.mark.parametrize("options", [{}, {"decimal": ","}])
+def test_numbers_in_two_notations_are_refused(options: dict[str, str], tmp_path: Path) -> None:
+    where, expected, got, fix = refusal(tmp_path, "ds;y\n1;1,5\n2;2,5\n3;-\n4;1.5\n", **options)
+    assert (where, expected) == (", column 'y'", "numbers with a decimal comma in every row")
+    assert (got, fix) == ("'1.5' in line 5", "write all numbers in one way")
+
+
+def test_a_word_among_numbers_with_commas_is_named_alone(tmp_path: Path) -> None:
+    (tmp_path / "sales.csv").write_text("ds;y\n1;1,5\n2;2,5\n3;-\n4;3,5\n")
+    with pytest.raises(DataError) as caught:
+        describe_table(tmp_path / "sales.csv", TableOptions(horizon=1))
+    assert [problem.got for problem in caught.value.problems] == ["'-' in line 4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sep", ",,"), ("sep", '"'), ("sep", "\u20ac"), ("decimal", ";"), ("thousands", "00"), ("thousands", "1")],
+)
+def test_marks_that_cannot_separate_are_refused(name: str, value: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        TableOptions(**{name: value})  # type: ignore[arg-type]
+    assert caught.value.problems[0].where == f"option {name}"
 
 
 NOTATIONS = [Notation(d, t) for d in ".," for t in (None, ",", ".", " ", "'") if d != t]

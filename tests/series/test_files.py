@@ -165,6 +165,12 @@ def test_json_lines_that_are_no_rows_are_named(text: str, where: str, expected: 
     assert expected in problem.expected and got in problem.got
 
 
+@pytest.mark.parametrize("name", ["", "a\0.csv"])
+def test_a_name_that_no_file_has_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match="the name of a file"):
+        open_table(name)
+
+
 # ---------------------------------------------------------------- Excel
 
 

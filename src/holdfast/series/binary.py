@@ -36,12 +36,15 @@ def is_set(path: Path) -> bool:
 def read_set(path: Path, options: TableOptions) -> tuple[pl.DataFrame, list[str]]:
     """All Parquet files of a folder or of a pattern as one table, in order of their names.
 
-    Folders within the folder that are named column=value give this column.
+    Where the folder holds folders named column=value instead, they give this column.
 
     Raises:
         DataError: If there are none, or they do not fit together.
     """
-    names = path.rglob("*.parquet") if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    if path.is_dir():
+        names = [*path.glob("*.parquet")] or [*path.rglob("*=*/*.parquet")]
+    else:
+        names = [*Path(path.anchor).glob(str(path.relative_to(path.anchor)))]
     files = sorted(file for file in names if file.is_file())
     wrong = [file for file in files if file.suffix.lower() != ".parquet"]
     if not files or wrong:

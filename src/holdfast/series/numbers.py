@@ -10,7 +10,7 @@ from itertools import product
 import polars as pl
 
 from holdfast.errors import DataError, Problem
-from holdfast.series.findings import Rows
+from holdfast.series.findings import Rows, listed
 from holdfast.series.options import TableOptions
 
 DECIMALS = {".": "a decimal point", ",": "a decimal comma"}
@@ -101,7 +101,18 @@ def find_notation(columns: Sequence[pl.Series], sep: str, options: TableOptions,
             differs = (_numbers(best[0], column) != _numbers(other, column)).fill_null(False).arg_true()
             if len(differs):
                 raise _ambiguous(best[0], other, column, int(differs[0]), rows, source)
+    for column in columns:
+        _refuse_mixture(best[0], column, rows, source)
     return best[0]
+
+
+def _refuse_mixture(notation: Notation, column: pl.Series, rows: Rows, source: str) -> None:
+    """A number in plain notation among others would be read as one, and might mean another."""
+    plain = (~notation.fits(column) & PLAIN.fits(column)).fill_null(False).arg_true().to_list()
+    if plain:
+        got = listed(plain, lambda row: f"{column[row]!r} in {rows.name(row)}")
+        expected, fix = f"numbers with {notation} in every row", "write all numbers in one way"
+        raise DataError(Problem(f"{source}, column {column.name!r}", expected, got, fix))
 
 
 def _unread(notation: Notation, columns: Sequence[pl.Series]) -> int:

@@ -203,6 +203,18 @@ def _text_problems(options: TableOptions) -> Iterator[Problem]:
         value = getattr(options, name)
         if value is not None and (not isinstance(value, str) or not value):
             yield wrong(name, "text", value, f"leave --{flag(name)} out to have it found out")
+            return
+    yield from _mark_problems(options)
+
+
+def _mark_problems(options: TableOptions) -> Iterator[Problem]:
+    sep, decimal, thousands = options.sep, options.decimal, options.thousands
+    if sep and (len(sep) > 1 or not sep.isascii() or sep in '"\r\n\0'):
+        yield wrong("sep", "one ASCII character", sep, "give --sep ';', for instance")
+    if decimal and decimal not in (".", ","):
+        yield wrong("decimal", "a point or a comma", decimal, "give --decimal ,")
+    if thousands and (len(thousands) > 1 or thousands.isalnum() or thousands in f"+-{decimal or ''}"):
+        yield wrong("thousands", "one character, but for the decimal mark", thousands, "give --thousands .")
 
 
 def refusal(parse: Callable[[Any], object], value: Any) -> tuple[Problem, ...]:

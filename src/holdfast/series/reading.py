@@ -72,6 +72,8 @@ def read_table(path: Path | str, options: TableOptions | None = None) -> pl.Data
 
 def read_file(path: Path | str, options: TableOptions) -> FileTable:
     """Read a file, and say how."""
+    if not str(path) or "\0" in str(path):
+        raise refused(repr(str(path)), "the name of a file", "no name that a file can have", "check the path")
     path = Path(path)
     if is_set(path):
         frame, notes = read_set(path, options)
@@ -159,9 +161,12 @@ def _plain_numbers(
     )
     if notation == PLAIN:
         return frame, notation
-    return frame.with_columns(
-        [notation.plain(column) for column in text if not long or column.name in (*numbers, *options.static)]
-    ), notation
+    written = [
+        column
+        for column in text
+        if not long or column.name in numbers or (column.name in options.static and notation.fits(column).all())
+    ]
+    return frame.with_columns([notation.plain(column) for column in written]), notation
 
 
 def _typed(text: pl.Series) -> pl.Series:
