@@ -9,6 +9,7 @@ from typing import TypeVar
 from holdfast.errors import HoldfastError, Problem
 
 EXAMPLES = 5
+COLUMNS = 20
 
 
 Item = TypeVar("Item")
@@ -24,6 +25,17 @@ def listed(items: Sequence[Item], say: Callable[[Item], str] = repr) -> str:
     shown = "; ".join(say(item) for item in items[:EXAMPLES])
     more = len(items) - EXAMPLES
     return f"{shown} ... and {more} more" if more > 0 else shown
+
+
+def column_names(names: Sequence[str]) -> str:
+    """Columns by name; of very many the first ones.
+
+    Example:
+        >>> column_names(["ds", "y"])
+        "'ds', 'y'"
+    """
+    more = len(names) - COLUMNS
+    return ", ".join(map(repr, names[:COLUMNS])) + (f" ... and {more} more" if more > 0 else "")
 
 
 def series_name(key: object) -> str:
