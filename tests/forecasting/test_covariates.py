@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from tests.forecasting.small import error
 
 from holdfast import DataError, Forecaster
@@ -135,6 +136,8 @@ def test_a_gap_in_a_past_covariate_is_read_as_its_mean():
     mean, _ = forecaster.fitted.network.past.mean_C.tolist()
     assert mean == pytest.approx(gaps["drive"][:54].mean(), rel=1e-6)  # the last rows choose the weights
     assert "column 'drive': missing in 3 rows, where the network reads its mean" in forecaster.summary()
+    weight = forecaster.fitted.network.output.weight.data  # noise teaches the network to ignore it: now it cannot
+    weight += 0.1 * torch.cos(torch.arange(weight.numel())).view_as(weight)
     filled = forecaster.predict(gaps.with_columns(pl.col("drive").fill_null(mean)))
     assert forecaster.predict()["holdfast"].to_numpy() == pytest.approx(filled["holdfast"].to_numpy(), rel=1e-6)
     assert (forecaster.predict(frame)["holdfast"] != filled["holdfast"]).all()

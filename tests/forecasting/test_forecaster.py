@@ -324,7 +324,12 @@ def test_there_is_no_skill_where_seasonal_naive_is_best_and_the_summary_says_so(
 
 def test_the_summary_tells_seasons_sizes_and_what_was_noticed(data):
     summary = small(max_steps=1).fit(data.drop("unique_id").head(60).with_columns(weather=1)).summary()
-    for words in ("season 6: given", "horizon 4 steps of 1, context 36 in segments of 6", "not used: weather", "skill"):
+    for words in (
+        "season 6: given",
+        "horizon 4 steps of 1, context 36 in segments of 6",
+        "not used: 'weather'",
+        "skill",
+    ):
         assert words in summary
 
 

@@ -16,6 +16,7 @@ from tests.forecasting.small import HORIZON, KINDS, small, table
 
 from holdfast import Forecaster, HoldfastError, OptionError, RunDirectoryError
 from holdfast.forecasting import rundir
+from holdfast.series import Kind
 from holdfast.telemetry import StepRecord, read_telemetry
 
 STEPS = 105  # checkpoints at 50, 100 and 105
@@ -128,6 +129,11 @@ def test_a_run_that_was_written_without_notes_is_summarised(tmp_path):
 
 
 # ---------------------------------------------------------------- round trips
+
+
+def test_a_run_that_was_written_with_nothing_but_the_library_is_read(copy):
+    rundir.write_manifest(copy, replace(rundir.read_manifest(copy), kind="pandas"))
+    assert rundir.read_manifest(copy).kind == Kind("pandas")
 
 
 def test_load_gives_the_same_bits(kept):

@@ -266,7 +266,7 @@ def test_what_was_done_is_noted() -> None:
     )
     sorting = checked({"unique_id": ["a"] * 4, "ds": [1, 3, 2, 4], "y": [1] * 4, "colour": [1] * 4})
     assert sorting.notes == (
-        "columns not used: colour",
+        "columns not used: 'colour'",
         "sorted by time (rows that stood below a later one of their series: 1)",
     )
     interleaved = checked({"unique_id": ["b", "a"] * 3, "ds": [1, 1, 2, 2, 3, 3], "y": [1] * 6})

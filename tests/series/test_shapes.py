@@ -55,6 +55,24 @@ def test_categories_sort_by_their_text_whatever_the_type_of_the_other_id() -> No
     assert check(frame, TWO).store.ids.struct.field("store").to_list() == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "dtype", [pl.Enum(["b", "a"]), pl.Date, pl.Boolean, pl.Decimal(4, 1), pl.Struct({"x": pl.Int8})]
+)
+def test_ids_of_any_type_sort_as_they_do_alone(dtype: Any) -> None:
+    names = ["b", "a"] if isinstance(dtype, pl.Enum) else [0, 1]
+    values = pl.Series([{"x": name} for name in names] if isinstance(dtype, pl.Struct) else names).cast(dtype)
+    frame = long((1, 1), (0, 1)).with_columns(store=values.gather([1] * 6 + [0] * 6))
+    store = check(frame, TWO).store
+    assert store.ids.struct.field("store").to_list() == values.to_list()
+    assert store.ids.struct.field("store").dtype == dtype
+
+
+def test_very_many_columns_make_a_short_message() -> None:
+    (problem,) = problems(pl.DataFrame({"ds": DAYS} | {f"s{i}": range(6) for i in range(999)}), TableOptions())
+    assert problem.got.endswith(" ... and 980 more")
+    assert problem.fix == "give --wide, or name the column with --target-col"
+
+
 def test_a_series_of_two_ids_reads_naturally_in_errors() -> None:
     frame = long(("a", 1), ("b", 2))
     (gap,) = problems(frame.filter((pl.col("store") == "a") | (pl.col("ds") != 2)), TWO)
@@ -119,6 +137,8 @@ def test_problems_of_a_wide_table_name_its_rows_and_columns() -> None:
     assert empty.got == "no value from series 'b' at 2024-01-01 (row 0) on"
     (gap,) = problems(wide(a=range(6), b=range(6)).filter(pl.col("ds") != DAYS[3]), WIDE)
     assert "series 'a' at 2024-01-03 (row 2); 1 after series 'b' at 2024-01-03 (row 2)" in gap.got
+    with pytest.raises(DataError, match=r"wide.csv, column 'a'\n.*\n.*'-' in line 5"):
+        check(wide(a=["1", "2", "3", "-", "5", "6"]), WIDE, source="wide.csv")
     (none,) = problems(wide(), WIDE)
     assert none.got == "nothing but the column 'ds'"
     (time,) = problems(wide(a=range(6)).rename({"ds": "a day"}), WIDE)
@@ -159,6 +179,7 @@ ADVICE: dict[str, tuple[pl.DataFrame, TableOptions, str]] = {
         TableOptions(),
         "give --id-col shop, or give --id-col place, or keep one row for each time",
     ),
+    "one id of two called otherwise": (PARTS, TableOptions(id_col=("shop", "itme")), "give --id-col shop,item"),
     "covariates": (
         SHOPS.with_columns(Price=1.0),
         TableOptions(id_col="shop", past=("prices",)),
@@ -173,6 +194,10 @@ def test_advice_that_was_tried(frame: pl.DataFrame, options: TableOptions, fix: 
 
 
 UNHELPFUL = {
+    "a covariate that is spelt like the id": (
+        SHOPS,
+        TableOptions(id_col="shop", static=("shops",)),
+    ),
     "ids that leave rows twice": (pl.concat([SHOPS, SHOPS]), TableOptions()),
     "ids that are a row each": (
         wide(y=range(6)).with_columns(ds=pl.lit(1), note=pl.Series(list("abcdef"))),

@@ -15,6 +15,7 @@ from holdfast.errors import HoldfastError, Problem
 from holdfast.series.options import TableOptions, flag
 from holdfast.series.values import used_names
 
+NAME_TARGET = "name the column with --target-col"
 MOST_IDS = 6  # free columns that are tried as ids, one by one and then in pairs: 21 checks at most
 Change = dict[str, Any]
 Check = Callable[[TableOptions], object]
@@ -52,14 +53,17 @@ def advised(problems: Sequence[Problem], table: pl.DataFrame, options: TableOpti
     if not works and any("duplicate rows" in problem.got for problem in problems):
         works = _keys(table, options, check)
     if works:
-        said = ", or ".join(map(_said, works))
-        return [replace(problem, fix=_joined(said, problem)) for problem in problems]
+        return [replace(problem, fix=_joined(works, problem)) for problem in problems]
     return [problem if problem in left else replace(problem, fix=_said(renames)) for problem in problems]
 
 
-def _joined(said: str, problem: Problem) -> str:
-    """The advice alone, or before what can be done about duplicates that are no further series."""
-    return f"{said}, or {problem.fix.partition(';')[0]}" if "duplicate rows" in problem.got else said
+def _joined(works: Sequence[Change], problem: Problem) -> str:
+    """The advice, and what else it may be: duplicates that are no further series, one target among other columns."""
+    other = "duplicate rows" in problem.got or (
+        problem.fix == NAME_TARGET and not any("target_col" in c for c in works)
+    )
+    said = ", or ".join(map(_said, works))
+    return f"{said}, or {problem.fix.partition(';')[0]}" if other else said
 
 
 def _problems(check: Check, options: TableOptions, change: Change) -> Sequence[Problem]:
@@ -81,15 +85,15 @@ def _said(change: Change) -> str:
 
 def _renames(table: pl.DataFrame, options: TableOptions) -> Change:
     """Options with the names that were probably meant, for columns that are not there."""
-    keys = ("time_col",) if options.wide else ("id_col", "time_col", "target_col")
+    one_id = ("id_col",) if len(options.id_cols) == 1 and options.id_col != TableOptions.id_col else ()
+    keys = ("time_col",) if options.wide else (*one_id, "time_col", "target_col")
     lacking = [name for name in keys if getattr(options, name) not in table.columns]
-    near = {name: _near(name, table, options) for name in lacking if getattr(options, name) != TableOptions.id_col}
+    near = {name: _near(name, table, options) for name in lacking}
     change: Change = {name: column for name, column in near.items() if column is not None}
-    for name in ("static", "future", "past"):
+    free = [name for name in table.columns if name not in used_names(options)]
+    for name in (*(("id_col",) if len(options.id_cols) > 1 else ()), "static", "future", "past"):
         given = getattr(options, name)
-        meant = tuple(
-            column if column in table.columns else _close(column, table.columns) or column for column in given
-        )
+        meant = tuple(column if column in table.columns else _close(column, free) or column for column in given)
         change |= {name: meant} if meant != given and len(set(meant)) == len(meant) else {}
     return change
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from holdfast.errors import HoldfastError, Problem
 
 EXAMPLES = 5
+COLUMNS = 20
 
 
 Item = TypeVar("Item")
@@ -50,6 +51,17 @@ class Rows:
     def name(self, row: int) -> str:
         """The name of the row that has `row` rows above it."""
         return f"{self.word} {row + self.first if self.numbers is None else self.numbers[row]}"
+
+
+def column_names(names: Sequence[str]) -> str:
+    """Columns by name; of very many the first ones.
+
+    Example:
+        >>> column_names(["ds", "y"])
+        "'ds', 'y'"
+    """
+    more = len(names) - COLUMNS
+    return ", ".join(map(repr, names[:COLUMNS])) + (f" ... and {more} more" if more > 0 else "")
 
 
 def series_name(key: object) -> str:

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from holdfast.series.coding import Coding
-from holdfast.series.findings import Findings, listed, series_name
+from holdfast.series.findings import Findings, column_names, listed, series_name
 from holdfast.series.grid import Grid, sort_key
 from holdfast.series.options import TableOptions
 from holdfast.series.snapping import snap
@@ -54,7 +54,7 @@ def _read_keys(future: pl.DataFrame, options: TableOptions, grid: Grid, findings
     keys = [*(() if one_series else options.id_cols), options.time_col]
     for name in (*keys, *options.future):
         if name not in future.columns:
-            got = f"no such column among {', '.join(repr(column) for column in future.columns)}"
+            got = f"no such column among {column_names(future.columns)}"
             findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix="add it to this table")
     if any(name not in future.columns for name in keys):
         return None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from holdfast.series.calendar import ROWS, Freq
 from holdfast.series.dates import parse_text_times
-from holdfast.series.findings import Findings, listed
+from holdfast.series.findings import Findings, column_names, listed
 from holdfast.series.options import TableOptions
 from holdfast.series.stamps import Stamps, stamps_of
 from holdfast.series.wall import in_limits, limits, say_time
@@ -99,7 +99,7 @@ def _check_names(table: pl.DataFrame, options: TableOptions, findings: Findings)
             findings.report(f"column {name!r}", expected="a name that output does not use", got=repr(name), fix=fix)
     unused = [name for name in table.columns if name not in used_names(options) and name]
     if unused:
-        findings.notes.append(f"columns not used: {', '.join(unused)}")
+        findings.notes.append(f"columns not used: {column_names(unused)}")
 
 
 def read_ids(table: pl.DataFrame, options: TableOptions, findings: Findings) -> pl.Series | None:
@@ -286,5 +286,5 @@ def _report(column: pl.Series, findings: Findings, expected: str, got: str, fix:
 
 def report_missing(name: str, table: pl.DataFrame, fix: str, findings: Findings) -> None:
     """Report a column that is not there."""
-    got = f"no such column among {', '.join(repr(column) for column in table.columns) or 'none at all'}"
+    got = f"no such column among {column_names(table.columns) or 'none at all'}"
     findings.report(f"column {name!r}", expected=f"a column {name!r}", got=got, fix=fix)
