@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test jitter bench format clean
+.PHONY: demo test jitter test-lowest bench format clean
 
 demo: .venv/demo
 	$(BIN)/holdfast demo
@@ -17,6 +17,11 @@ test: .venv/test
 # The tests with other rounding, as another processor has it; see tests/jitter.py.
 jitter: .venv/test
 	for seed in 1 2; do OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p tests.jitter --jitter $$seed || exit; done
+
+# The tests with the lowest versions that pyproject.toml allows, without the frameworks. Old libraries warn about new
+# ones: there warnings are no errors.
+test-lowest: .venv-lowest/test
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 -o filterwarnings=default
 
 # Hours; goes on where it was stopped. `make bench BENCH=--list` says what there is to do.
 bench: .venv/bench
@@ -39,6 +44,13 @@ format: .venv/test
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps 'gluonts>=0.17,<0.18' 'toolz<1.3'
 	touch $@
 
+.venv-lowest/test: pyproject.toml constraints.txt tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet -c constraints.txt -c .venv-lowest/lowest.txt -e '.[report]' \
+		pytest pytest-xdist pytest-cov hypothesis
+	touch $@
+
 .venv/bench: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	# Darts without its extra: that asks for a Lightning below 2.5.3, NeuralForecast for 2.6.6; it works with the newer.
@@ -48,4 +60,4 @@ format: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest

@@ -339,7 +339,10 @@ def step_order(sources: Sequence[Source]) -> Iterator[str]:
 
 
 def examples(sources: Sequence[Source]) -> Iterator[str]:
-    """Every public class and function has a docstring with an example that is executed; interfaces need no example."""
+    """Every class and function in the `__all__` of a room or of the package has an executed example.
+
+    Interfaces need none, and helpers are better without one that shows nothing.
+    """
     modules = {source.module: source for source in sources}
     for face in (source for source in sources if source.path.endswith("/__init__.py")):
         for node in ast.walk(face.tree):

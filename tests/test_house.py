@@ -32,6 +32,7 @@ from tests.house import (
     step_order,
     torch_free,
 )
+from tests.lowest import lowest
 from tests.surface import real_surface, unknown_commands, written_surface
 
 ROOT = Path(__file__).parents[1]
@@ -276,6 +277,18 @@ def test_one_version_everywhere() -> None:
     import holdfast
 
     assert f'\nversion = "{holdfast.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_lowest_versions_are_those_of_pyproject() -> None:
+    text = (
+        '[x]\ndependencies = [\n    "torch>=2.6",\n    "a-b>=1.26",\n]\nreport = ["m>=3.8"]\ntest = [\n    "c>=8"\n]\n'
+    )
+    assert lowest(text) == ["a-b==1.26", "c==8", "m==3.8"]
+    real = lowest((ROOT / "pyproject.toml").read_text())
+    from importlib.metadata import requires
+
+    needed = {re.split(r"[><=;\s]", line)[0] for line in requires("holdfast") or [] if "extra ==" not in line}
+    assert needed - {pin.split("==")[0] for pin in real} == {"torch"}
 
 
 def pages() -> list[Path]:

@@ -149,7 +149,7 @@ def test_the_heuristic_fails_in_both_directions() -> None:
 
 
 @pytest.mark.parametrize(("kind", "gate"), [(LSTM, "g"), (GRU, "n")])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=seeds, size=st.floats(0.1, 5.0))
 def test_gates_at_the_origin(kind: type[nn.Module], gate: str, seed: int, size: float) -> None:
     """With all other gates' matrices drawn too: they do not count there."""

@@ -31,7 +31,7 @@ def tensors(contexts):
     return y_BT, torch.tensor([[v is not None for v in context] for context in contexts])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(contexts, st.integers(1, 17), st.integers(1, 20))
 def test_every_anchor_is_that_of_a_loop(contexts, season, horizon):
     which = every_kind(season)

@@ -194,16 +194,17 @@ def test_radius_is_the_spectral_radius_of_every_block(build, gates, radius):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_chrono_spreads_memories_over_the_asked_steps(kind):
-    longest, size = 200.0, 4000
-    layer = init_recurrent_(make_cell(kind, 1, size), generator(), f"chrono:{longest}")
-    blocks = layer.bias_ih_l0.detach().chunk(GATES[kind])
+    longest, size, layers = 200.0, 300, 12  # the start of a large layer is dear
+    random, scheme = generator(), f"chrono:{longest}"
+    biases = [init_recurrent_(make_cell(kind, 1, size), random, scheme).bias_ih_l0.detach() for _ in range(layers)]
+    blocks = [torch.cat(parts) for parts in zip(*(bias.chunk(GATES[kind]) for bias in biases), strict=True)]
     # A gate sigmoid(b) forgets in 1 / (1 - sigmoid(b)) = 1 + exp(b) steps.
     memory = 1 + blocks[1].double().exp()
     assert memory.min().item() >= 2.0 and memory.max().item() <= longest
     assert memory.mean().item() == pytest.approx((2 + longest) / 2, rel=0.03)  # uniform on [2, T]
     if kind == "lstm":
         assert torch.equal(blocks[0], -blocks[1])
-    assert all(torch.equal(other, torch.zeros(size)) for other in blocks[2:])
+    assert all(torch.equal(other, torch.zeros(size * layers)) for other in blocks[2:])
 
 
 def test_uniform_is_the_start_of_torch():

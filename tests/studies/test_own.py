@@ -60,6 +60,7 @@ def test_a_bad_table_is_refused_before_anything_is_written(sales, tmp_path, monk
     assert not place.exists()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_study_of_a_table_ends_with_the_option_to_use(sales, tmp_path, monkeypatch, capsys):
     def few(*arguments, **options):
         return [replace(trial, steps=4, hidden_size=4) for trial in own_trials(*arguments, **options)[:4]]

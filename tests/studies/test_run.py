@@ -25,6 +25,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(catalogue.STUDIES, "spectrum", catalogue.Study(**fields))
 
 
+@pytest.mark.usefixtures("here")
 def test_rows_tables_and_verdict_are_written_and_a_second_run_goes_on(tiny, tmp_path):
     said = []
     result = run_study("spectrum", tmp_path / "out", workers=1, say=said.append)
@@ -44,6 +45,7 @@ def test_rows_tables_and_verdict_are_written_and_a_second_run_goes_on(tiny, tmp_
     assert (tmp_path / "out" / "rows.jsonl").read_bytes() == before
 
 
+@pytest.mark.usefixtures("here")
 def test_a_directory_of_something_else_is_refused(tiny, tmp_path):
     run_study("spectrum", tmp_path / "out", workers=1)
     with pytest.raises(RunDirectoryError, match='"full": true'):

@@ -32,6 +32,7 @@ def test_rows_come_in_the_order_of_the_trials_and_equal_those_of_one_process(tmp
     assert shown == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.usefixtures("here")
 def test_what_is_finished_is_not_run_again(tmp_path):
     first = run_trials(trials(2), tmp_path, workers=1)
     lines = (tmp_path / ROWS).read_text().splitlines()
@@ -41,6 +42,7 @@ def test_what_is_finished_is_not_run_again(tmp_path):
     assert [row["seconds"] for row in again[:2]] == [row["seconds"] for row in first]
 
 
+@pytest.mark.usefixtures("here")
 def test_a_line_that_a_kill_cut_off_is_run_again(tmp_path):
     run_trials(trials(2), tmp_path, workers=1)
     text = (tmp_path / ROWS).read_text()
@@ -57,6 +59,7 @@ def test_a_damaged_line_in_the_middle_is_not_passed_over(tmp_path):
         read_rows(tmp_path)
 
 
+@pytest.mark.usefixtures("here")
 def test_numbers_that_are_not_finite_come_back_as_they_were(tmp_path):
     (row,) = run_trials(trials(1), tmp_path, workers=1)
     (kept,) = read_rows(tmp_path)

@@ -199,10 +199,6 @@ def read_layer(layer: Any, *, live: bool = False) -> Recurrence:
 
     Raises:
         OptionError: Another module, projections, two directions, or, not live, dropout between layers in training mode.
-
-    Example:
-        >>> read_layer(nn.LSTM(2, 3, num_layers=2)).size
-        12
     """
     given, layer = layer, as_layer(layer)
     unrolled = Unrolled.of(layer)

@@ -29,11 +29,6 @@ def innermost(optimizer: Any) -> Optimizer:
 
     Raises:
         OptionError: There is none.
-
-    Example:
-        >>> inner = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-        >>> innermost(inner) is inner
-        True
     """
     inner, seen = optimizer, set()
     while not (isinstance(inner, Optimizer) and "_optimizer_step_pre_hooks" in inner.__dict__):

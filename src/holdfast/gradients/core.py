@@ -173,10 +173,6 @@ def loss_value(loss: Tensor | float | None) -> float:
 
     Raises:
         TrainingError: It is more than one number.
-
-    Example:
-        >>> loss_value(torch.tensor([0.5])), loss_value(None)
-        (0.5, 0.0)
     """
     if not isinstance(loss, Tensor):
         return 0.0 if loss is None else float(loss)

@@ -124,10 +124,6 @@ def can_wait(grads: Sequence[Tensor], clauses: Sequence[Clause], cap: ClipNorm |
 
     Returns:
         True on one GPU, with such rules only.
-
-    Example:
-        >>> can_wait([torch.ones(1)], (), None)
-        False
     """
     rules = [clause.rule for clause in clauses] + ([] if cap is None else [cap])
     by_norm = all(isinstance(rule, ClipNorm) and rule.norm_type == 2.0 and not rule.per_tensor for rule in rules)
@@ -155,10 +151,6 @@ def fetch_all(
 
     Returns:
         The records, with their numbers.
-
-    Example:
-        >>> fetch_all([], ("head",), (), None)
-        []
     """
     if not waiting:
         return []

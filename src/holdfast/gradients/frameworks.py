@@ -26,15 +26,6 @@ class GuardedTraining:
 
     Attributes:
         make: The same.
-
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Linear(2, 1, bias=False)
-        >>> training = GuardedTraining(lambda model: GradientGuard(model, None))
-        >>> training.start(model, torch.optim.SGD(model.parameters(), lr=0.1))
-        >>> training.guard.summary().steps
-        0
-        >>> training.stop()
     """
 
     def __init__(self, make: Callable[[nn.Module], GradientGuard]) -> None:
@@ -90,10 +81,6 @@ class LightningGuard:
 
     Attributes:
         training: The guard's training, the same for every copy of a callback.
-
-    Example:
-        >>> LightningGuard.on_train_start.__name__
-        'on_train_start'
     """
 
     training: GuardedTraining
@@ -152,10 +139,6 @@ class TrainerGuard:
 
     Attributes:
         training: The guard's training, the same for every callback that Trainer makes of this one.
-
-    Example:
-        >>> TrainerGuard.on_train_begin.__name__
-        'on_train_begin'
     """
 
     training: GuardedTraining

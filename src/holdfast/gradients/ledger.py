@@ -25,10 +25,6 @@ class Ledger:
         clauses: The rules, to work out the records of steps that waited on a GPU.
         cap: The global cap, likewise.
         give_up_after: So many non-finite steps in a row are an error; None: never.
-
-    Example:
-        >>> Ledger((), (), None, 10).counters.summary().steps
-        0
     """
 
     def __init__(

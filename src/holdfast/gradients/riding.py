@@ -165,11 +165,6 @@ def still_scaled(optimizer: Optimizer | None, norm: float) -> bool:
 
     Returns:
         True if there is a scaler that waits to unscale, and the norm is large beside its scale.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> still_scaled(torch.optim.SGD([weight], lr=0.1), 1e4)
-        False
     """
     kinds = (GradScaler, *GradScaler.__subclasses__())
     scalers = [each for each in gc.get_referrers(*kinds) if isinstance(each, GradScaler)]

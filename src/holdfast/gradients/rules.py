@@ -176,10 +176,6 @@ def threshold(where: str, value: object, expected: str = "a finite number above 
 
     Raises:
         OptionError: It is no such number.
-
-    Example:
-        >>> threshold("ClipNorm(max_norm=...)", 2)
-        2.0
     """
     try:  # a numpy scalar or a whole number becomes a plain float, so that records and JSON look alike
         number = float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
@@ -202,9 +198,5 @@ def norm_type(where: str, value: object) -> float:
 
     Raises:
         OptionError: It is no such number.
-
-    Example:
-        >>> norm_type("ClipNorm(norm_type=...)", float("inf"))
-        inf
     """
     return math.inf if value == math.inf else threshold(where, value, "a number above 0, or inf")

@@ -23,11 +23,6 @@ def local_part(grad: Tensor) -> Tensor:
 
     Raises:
         TrainingError: The gradient is a sum over processes that was not taken yet (a Partial placement).
-
-    Example:
-        >>> grad = torch.ones(2)
-        >>> local_part(grad) is grad
-        True
     """
     if not _is_sharded(grad):
         return grad
@@ -58,10 +53,6 @@ def over_shards(
 
     Returns:
         One norm per gradient.
-
-    Example:
-        >>> over_shards([torch.ones(2)], [1.5], 2.0, max)
-        [1.5]
     """
     whole = list(norms)
     dims: dict[tuple[Any, int], list[int]] = {}
@@ -90,10 +81,6 @@ def anywhere(flag: bool, model: nn.Module, grads: Iterable[Tensor]) -> bool:
 
     Returns:
         The same answer on every process, so that all of them take or skip a step together.
-
-    Example:
-        >>> anywhere(True, nn.Linear(1, 1), [])
-        True
     """
     groups = [model.process_group] if isinstance(model, nn.parallel.DistributedDataParallel) else []
     meshes = {grad.device_mesh for grad in grads if _is_sharded(grad)}  # type: ignore[attr-defined]

@@ -128,10 +128,6 @@ def kind_of(layer: object) -> str:
 
     Returns:
         The name, or an empty text.
-
-    Example:
-        >>> kind_of(nn.GRU(1, 1)), kind_of(nn.Linear(1, 1))
-        ('GRU', '')
     """
     own: Any = type(layer)
     for base in own.__mro__:  # a parametrised layer is of a subclass

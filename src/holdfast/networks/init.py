@@ -211,10 +211,6 @@ def zero_(linear: nn.Linear) -> nn.Linear:
 
     Returns:
         The layer itself, its weights (and biases, if any) zero.
-
-    Example:
-        >>> zero_(torch.nn.Linear(3, 2))(torch.ones(3)).tolist()
-        [0.0, 0.0]
     """
     for parameter in linear.parameters():
         nn.init.zeros_(parameter)

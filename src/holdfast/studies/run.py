@@ -173,21 +173,11 @@ def _paced(trials: Sequence[Trial]) -> float:
 
 
 def study_lines() -> list[str]:
-    """The studies, one per line.
-
-    Example:
-        >>> study_lines()[0].split(":")[0]
-        'clip-scope'
-    """
+    """The studies, one per line."""
     return [f"{study.name}: {study.claim}" for study in STUDIES.values()]
 
 
 def study_place(name: str, out: Path | None) -> Path:
-    """The directory that a user named, or a new temporary one.
-
-    Example:
-        >>> study_place("spectrum", Path("there"))
-        PosixPath('there')
-    """
+    """The directory that a user named, or a new temporary one."""
     find_study(name)
     return Path(tempfile.mkdtemp(prefix=f"holdfast-{name}-")) if out is None else out

@@ -160,9 +160,6 @@ def check_trial(trial: Trial) -> None:
 
     Raises:
         OptionError: With all of them.
-
-    Example:
-        >>> check_trial(Trial(study="s", task="adding"))
     """
     known = {
         "task": tuple(TASKS),
@@ -355,10 +352,5 @@ def distortion(results: Sequence[ClipResult], layer: ClipAdjoint | None, bound: 
 
 
 def mean(values: Sequence[float]) -> float:
-    """Mean; nan of nothing.
-
-    Example:
-        >>> mean([True, False])
-        0.5
-    """
+    """Mean; nan of nothing."""
     return sum(values) / len(values) if values else math.nan

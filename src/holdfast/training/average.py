@@ -12,12 +12,7 @@ DECAY = 0.99  # an average over about 100 steps; over 50 to 200 it makes no diff
 
 
 def clone_weights(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of a network's state.
-
-    Example:
-        >>> clone_weights(nn.Linear(1, 1))["weight"].requires_grad
-        False
-    """
+    """A copy of a network's state."""
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
