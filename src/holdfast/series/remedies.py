@@ -80,6 +80,8 @@ def _trial(values: Values, options: TableOptions, changes: dict[str, Any], befor
     if missing.sum() >= given.sum() or (missing >= given).mean() > 0.1:
         return []
     notes = [note for note in after.notes if note not in before.notes] or [f"all rows fit steps of {grid.freq.text}"]
+    if "tz" in changes:
+        notes.append("a zone with the same clock does as well")
     drop = options.freq is not None and "freq" in changes and changes["freq"] is None
     parts = [
         *(["leave --freq out"] if drop else []),
