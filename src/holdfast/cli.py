@@ -35,9 +35,7 @@ DataPath = Annotated[
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a fit.", show_default=False)]
-SafeCsv = Annotated[
-    bool, typer.Option("--safe-csv", help="Put an apostrophe before text that a spreadsheet would run as a formula.")
-]
+SafeCsv = Annotated[bool, typer.Option("--safe-csv", help="Write text that no spreadsheet runs as a formula.")]
 MaxSteps = Annotated[int | None, typer.Option(help="Optimiser steps in all; otherwise as planned.", min=0)]
 
 # Every option of a fit: the type that the shell hands over, and what it says. Names and defaults are those of Config.
@@ -107,6 +105,7 @@ _OPTIONS: dict[str, tuple[type, str]] = {
 }
 # Those of TableOptions: all that a command needs which reads a table and trains nothing.
 _TABLE_OPTIONS = ("horizon", "season_length", *list(_OPTIONS)[list(_OPTIONS).index("id_col") :])
+_TEXT_OPTIONS = _TABLE_OPTIONS[_TABLE_OPTIONS.index("sep") :]  # how one more table is written, unlike that of the fit
 
 
 def takes_options(*names: str, table_only: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -251,8 +250,10 @@ def resume(run: RunPath, max_steps: MaxSteps = None) -> None:
 
 
 @app.command(epilog="Example: `holdfast predict run --out forecast.csv`")
+@takes_options(*_TEXT_OPTIONS, table_only=True)
 def predict(
     run: RunPath,
+    config: Any,
     data: Annotated[
         Path | None, typer.Argument(metavar="[DATA]", help="Newer or other series. [default: those of the fit]")
     ] = None,
@@ -266,7 +267,7 @@ def predict(
     from holdfast.forecasting.runs import predict_run
     from holdfast.series import csv_text
 
-    table = predict_run(run, data, future_data, out_file, safe=safe_csv)
+    table = predict_run(run, data, future_data, out_file, written=config, safe=safe_csv)
     if out_file is None:
         text = csv_text(table, safe=safe_csv)
         sys.stdout.write(printable(text, keep="\n") if sys.stdout.isatty() else text)

@@ -5,7 +5,7 @@ from holdfast.series.checking import Checked, check_table
 from holdfast.series.datasets import m4_hourly
 from holdfast.series.describe import describe_table
 from holdfast.series.frames import Kind, as_polars, like
-from holdfast.series.options import TableOptions, table_options_of
+from holdfast.series.options import DIALECT, TableOptions, table_options_of
 from holdfast.series.reading import read_table
 from holdfast.series.seasons import Season, find_seasons, seasons_of
 from holdfast.series.store import SeriesStore
@@ -13,6 +13,7 @@ from holdfast.series.table import RawTable, open_table
 from holdfast.series.writing import csv_text, write_table
 
 __all__ = [
+    "DIALECT",
     "Checked",
     "Freq",
     "Kind",

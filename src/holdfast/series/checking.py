@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from holdfast.series.building import Placed, build_store, build_table, code_stat
 from holdfast.series.findings import Findings, listed
 from holdfast.series.future import read_future
 from holdfast.series.grid import GapRule, Grid, place_rows
-from holdfast.series.options import TableOptions
+from holdfast.series.options import TableOptions, table_options_of
 from holdfast.series.store import SeriesStore
 from holdfast.series.table import RawTable
 from holdfast.series.values import read_values
@@ -74,7 +74,7 @@ def check_table(
         ('sorted by time (rows that stood below a later one of their series: 1)',)
     """
     findings = Findings(table.source, notes=list(table.notes), rows=table.rows)
-    values = read_values(table.frame, options, findings)
+    values = read_values(table.frame, _as_written(options, table), findings)
     gaps = GapRule(options.fill_gaps, (*options.future, *options.past))
     grid = place_rows(values.ids, values.times, options.freq, gaps, findings)
     horizon, static, known = options.horizon, None, None
@@ -99,9 +99,14 @@ def _read_future(
     if future is None:
         return None
     behind = Findings(future.source, rows=future.rows, date_format=findings.date_format)
-    known = read_future(future.frame, options, grid, horizon, behind)
+    known = read_future(future.frame, _as_written(options, future), grid, horizon, behind)
     findings.problems.extend(behind.problems)
     return known
+
+
+def _as_written(options: TableOptions, table: RawTable) -> TableOptions:
+    """The options, with the format of the dates that this table was opened with."""
+    return replace(table_options_of(options), date_format=table.date_format or options.date_format)
 
 
 def _check_lengths(grid: Grid, horizon: int, findings: Findings) -> None:

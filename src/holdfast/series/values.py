@@ -128,7 +128,8 @@ def _within_reach(times: pl.Series, given: pl.Series, findings: Findings) -> pl.
         least, most, expected = -FARTHEST, FARTHEST, "whole numbers between -2^62 and 2^62"
     else:
         unit = 1 if times.dtype == pl.Date else PER_DAY[times.dtype.time_unit]  # type: ignore[attr-defined]
-        least, most, expected = FIRST_DAY * unit, LAST_DAY * unit, "times between the years 1 and 9000"
+        least, most = max(FIRST_DAY * unit, -(2**63)), min(LAST_DAY * unit, 2**63 - 1)  # nanoseconds end in 2262
+        expected = "times between the years 1 and 9000"
     far = _where(times.is_not_null() & ~counted.is_between(least, most).fill_null(False))
     if far:
         values = given.to_physical() if given.dtype.is_temporal() else given
