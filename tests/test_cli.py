@@ -276,6 +276,17 @@ def test_safe_csv_is_no_formula_anywhere(run, kept, data, tmp_path):
     assert pl.read_csv(out_file)["unique_id"].unique().sort().to_list() == ["'=a", "'=b"]
 
 
+def test_a_forecast_of_a_table_that_is_written_otherwise(run, kept, data, tmp_path):
+    """The same rows, months first and with a decimal comma: days up to the 12th fit two orders."""
+    path = tmp_path / "a.csv"
+    frame = pl.read_csv(data, try_parse_dates=True).with_columns(pl.col("ds").dt.strftime("%m/%d/%Y %H:%M"))
+    frame.with_columns(pl.col("y").cast(pl.String).str.replace(".", ",", literal=True)).write_csv(path, separator=";")
+    code, out, err = run("predict", kept, path)
+    assert (code, out) == (1, "")
+    assert '--date-format "%m/%d/%Y"' in four_parts(err)[0][3]
+    assert run("predict", kept, path, "--date-format", "%m/%d/%Y") == run("predict", kept, data)
+
+
 def test_a_table_comes_from_standard_input(run, data, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data.read_bytes())))
     assert run("check", "-", "--horizon", 4) == run("check", data, "--horizon", 4)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast import __version__
-from holdfast.cli_options import OPTIONS, TABLE_OPTIONS, takes_options
+from holdfast.cli_options import OPTIONS, TABLE_OPTIONS, TEXT_OPTIONS, takes_options
 from holdfast.errors import DataWarning, HoldfastError, printable
 
 app = typer.Typer(
@@ -35,9 +35,7 @@ DataPath = Annotated[
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a fit.", show_default=False)]
-SafeCsv = Annotated[
-    bool, typer.Option("--safe-csv", help="Put an apostrophe before text that a spreadsheet would run as a formula.")
-]
+SafeCsv = Annotated[bool, typer.Option("--safe-csv", help="Write text that no spreadsheet runs as a formula.")]
 MaxSteps = Annotated[int | None, typer.Option(help="Optimiser steps in all; otherwise as planned.", min=0)]
 
 
@@ -106,8 +104,10 @@ def resume(run: RunPath, max_steps: MaxSteps = None) -> None:
 
 
 @app.command(epilog="Example: `holdfast predict run --out forecast.csv`")
+@takes_options(*TEXT_OPTIONS, table_only=True)
 def predict(
     run: RunPath,
+    config: Any,
     data: Annotated[
         Path | None, typer.Argument(metavar="[DATA]", help="Newer or other series. [default: those of the fit]")
     ] = None,
@@ -123,7 +123,7 @@ def predict(
 
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", DataWarning)
-        table = predict_run(run, data, future_data, out_file, safe=safe_csv)
+        table = predict_run(run, data, future_data, out_file, written=config, safe=safe_csv)
     for one in noticed:
         _say(err, str(one.message))
     if out_file is None:

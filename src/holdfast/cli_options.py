@@ -80,6 +80,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
 }
 # Those of TableOptions: all that a command needs which reads a table and trains nothing.
 TABLE_OPTIONS = ("horizon", "season_length", *list(OPTIONS)[list(OPTIONS).index("id_col") :])
+TEXT_OPTIONS = TABLE_OPTIONS[TABLE_OPTIONS.index("sep") :]  # how one more table is written, unlike that of the fit
 
 
 def takes_options(*names: str, table_only: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

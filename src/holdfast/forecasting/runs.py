@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,7 @@ from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecas
 from holdfast.forecasting.metrics import mean_scores, naive_title, score_table
 from holdfast.forecasting.prepared import user_names
 from holdfast.reports import flow_figure
-from holdfast.series import write_table
+from holdfast.series import DIALECT, TableOptions, open_table, table_options_of, write_table
 from holdfast.telemetry import Outlook
 
 Show = Callable[[Outlook], None]
@@ -27,10 +28,24 @@ def fit_file(config: Config, data: Path, out: Path | None, *, show: Show | None 
 
 
 def predict_run(
-    run: Path, data: Path | None, future: Path | None, out: Path | None, *, safe: bool = False
+    run: Path,
+    data: Path | None,
+    future: Path | None,
+    out: Path | None,
+    *,
+    written: TableOptions | None = None,
+    safe: bool = False,
 ) -> pl.DataFrame:
-    """Forecast with a kept run; with `out` the forecasts are written there, with `safe` for a spreadsheet."""
-    table: pl.DataFrame = Forecaster.load(run).predict(data, future=future)
+    """Forecast with a kept run, and write the forecasts to `out`, with `safe` for a spreadsheet.
+
+    `written` says how the tables are written, where that is not as in the fit.
+    """
+    forecaster = Forecaster.load(run)
+    options = table_options_of(forecaster)
+    given = {name: getattr(written, name, None) for name in DIALECT}
+    options = replace(options, **{name: value for name, value in given.items() if value is not None})
+    opened = [None if path is None else open_table(path, options) for path in (data, future)]
+    table: pl.DataFrame = forecaster.predict(opened[0], future=opened[1])
     if out is not None:
         write_table(table, out, safe=safe)
     return table

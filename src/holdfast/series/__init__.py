@@ -7,7 +7,7 @@ from holdfast.series.describe import describe_table
 from holdfast.series.features import calendar_features, unseen_cycles
 from holdfast.series.frames import Kind, as_polars, like
 from holdfast.series.inference import infer_freq
-from holdfast.series.options import TableOptions, table_options_of
+from holdfast.series.options import DIALECT, TableOptions, table_options_of
 from holdfast.series.order import shape_order
 from holdfast.series.reading import read_table
 from holdfast.series.seasons import LARGEST_CONTEXT, Season, find_seasons, left_out, seasons_of
@@ -16,6 +16,7 @@ from holdfast.series.table import RawTable, open_table
 from holdfast.series.writing import csv_text, write_table
 
 __all__ = [
+    "DIALECT",
     "LARGEST_CONTEXT",
     "Checked",
     "Freq",

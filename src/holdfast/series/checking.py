@@ -17,7 +17,7 @@ from holdfast.series.coding import Coding
 from holdfast.series.findings import Findings, listed, series_name
 from holdfast.series.future import read_future
 from holdfast.series.grid import Grid
-from holdfast.series.options import TableOptions
+from holdfast.series.options import TableOptions, table_options_of
 from holdfast.series.remedies import place_or_advise
 from holdfast.series.shapes import long_table
 from holdfast.series.store import SeriesStore
@@ -94,7 +94,7 @@ def _check(
 ) -> Checked:
     findings = Findings(table.source, notes=list(table.notes), rows=table.rows)
     frame = long_table(table.frame, options, findings)
-    values = read_values(frame, options, findings)
+    values = read_values(frame, _as_written(options, table), findings)
     coding = Coding.of(values.covariates, categories)
     columns = (values.some(options.past), values.some(options.future))
     past, known = (coding.features(each, frame.height, findings) for each in columns)
@@ -127,7 +127,7 @@ def _read_ahead(
     if future is None:
         return None
     behind = Findings(future.source, notes=findings.notes, rows=future.rows, date_format=findings.date_format)
-    rows = read_future(future.frame, options, coding, grid, horizon, behind)
+    rows = read_future(future.frame, _as_written(options, future), coding, grid, horizon, behind)
     findings.problems.extend(behind.problems)
     return rows
 
@@ -161,6 +161,11 @@ def _check_reach(grid: Grid, horizon: int, findings: Findings) -> None:
         if written.is_integer() and latest < WHOLE:
             fix = "convert the column to 64-bit integers"
         findings.report("times", expected=expected, got=got, fix=fix)
+
+
+def _as_written(options: TableOptions, table: RawTable) -> TableOptions:
+    """The options, with the format of the dates that this table was opened with."""
+    return replace(table_options_of(options), date_format=table.date_format or options.date_format)
 
 
 def _check_lengths(grid: Grid, horizon: int, findings: Findings) -> None:

@@ -14,6 +14,7 @@ from holdfast.series.calendar import Freq
 
 NO_SEASON = "none"
 MOST_ROWS = 100_000_000
+DIALECT = ("sep", "decimal", "thousands", "date_format", "encoding", "max_rows")  # how one table is written
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

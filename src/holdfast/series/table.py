@@ -24,6 +24,7 @@ class RawTable:
         source: Its name in errors.
         notes: What was found out while reading it, and should be known.
         rows: How its rows are counted in errors.
+        date_format: How its dates are written, where that was given.
 
     Example:
         >>> RawTable(pl.DataFrame({"ds": [1], "y": [2.0]}), source="sales.csv").frame.height
@@ -35,6 +36,7 @@ class RawTable:
     source: str = "the table"
     notes: tuple[str, ...] = ()
     rows: Rows = field(default_factory=Rows)
+    date_format: str | None = None
 
 
 def open_table(brought: Any, options: TableOptions | None = None, source: str = "the table") -> RawTable:
@@ -42,7 +44,7 @@ def open_table(brought: Any, options: TableOptions | None = None, source: str = 
 
     Args:
         brought: Path of a file, a folder or pattern of Parquet files, "-" for standard input, or a dataframe of any
-            kind that `as_polars` takes.
+            kind that `as_polars` takes; a table that is open already stays as it is.
         options: How to read it.
         source: Its name in errors; a file is called by its path.
 
@@ -57,9 +59,11 @@ def open_table(brought: Any, options: TableOptions | None = None, source: str = 
         >>> open_table(pd.DataFrame({"ds": [1, 2], "y": [3.0, 4.0]})).frame.rows()
         [(1, 3.0), (2, 4.0)]
     """
+    if isinstance(brought, RawTable):
+        return brought
     options = options or TableOptions()
     if isinstance(brought, str | Path):
         found = read_file(brought, options)
-        return RawTable(found.frame, Kind(), found.source, tuple(found.notes), found.rows)
+        return RawTable(found.frame, Kind(), found.source, tuple(found.notes), found.rows, options.date_format)
     frame, kind, notes = as_polars(brought, options)
-    return RawTable(frame, kind, source, notes)
+    return RawTable(frame, kind, source, notes, date_format=options.date_format)
