@@ -136,6 +136,7 @@ class DataWarning(UserWarning):
     Example:
         >>> import warnings
         >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always", DataWarning)
         ...     warnings.warn("no value in the newest rows", DataWarning)
         >>> str(caught[0].message)
         'no value in the newest rows'

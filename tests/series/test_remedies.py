@@ -131,6 +131,6 @@ def test_the_odd_row_is_named_with_its_day() -> None:
 def test_a_fill_that_covariates_forbid_is_not_advised() -> None:
     frame = pl.DataFrame({"ds": [1, 2, 3, 5, 6, 7, 8], "y": 1.0, "x": 1.0})
     with pytest.raises(DataError) as caught:
-        check(frame, TableOptions(past=("x",)), horizon=2)
+        check(frame, TableOptions(future=("x",)), horizon=2)
     assert "--fill-gaps" not in str(caught.value)
     assert "give --freq rows (tried: took each row as one step" in str(caught.value)

@@ -87,7 +87,7 @@ def test_a_reason_says_what_was_measured(m4: SeriesStore) -> None:
     day, week = find_seasons(m4, (24,), holdout=48)
     assert day.reason == "given"
     assert "at lag 168 against" in week.reason
-    assert "of 128 series" in week.reason
+    assert "of 256 series" in week.reason
 
 
 def sine(rng: Rng, rows: int, period: int, noise: float) -> NDArray[np.float64]:

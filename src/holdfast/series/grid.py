@@ -300,7 +300,7 @@ def _judge_gaps(grid: Grid, before: Ints, missing: Ints, options: TableOptions, 
     """Report gaps, or note that they will be filled."""
     total, touched = int(missing.sum()), len(np.unique(grid.series[before]))
     counted = f"missing rows: {total}, in {touched} of {len(grid.ids)} series"
-    covariates = (*options.future, *options.past)
+    covariates = options.future  # rows without past covariates are read as any gap in them
     if options.fill_gaps and not covariates and total <= 100 * len(grid.order):
         findings.notes.append(f"inserted {counted}; y is missing there")
         return

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 DIGITS = 9  # decimals of a shape that count: what a change of units leaves alone
-CONSTANT = 1e-9  # of the level: a smaller spread is rounding
+CONSTANT = 1e-15  # of the level: a smaller spread is rounding
 
 
 def shape_order(y_R: Floats, start_n: NDArray[np.int64], count_n: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -34,13 +34,17 @@ def shape_order(y_R: Floats, start_n: NDArray[np.int64], count_n: NDArray[np.int
     n, owner = len(count_n), np.repeat(np.arange(len(count_n)), count_n)
     y = y_R[np.arange(len(owner)) + np.repeat(start_n - (np.cumsum(count_n) - count_n), count_n)]
     seen_n = np.bincount(owner[np.isfinite(y)], minlength=n)
+    # from a value of the series on: a level of 1e12 would take the digits of the changes around it
+    base_n = np.zeros(n)
+    base_n[owner[np.isfinite(y)]] = y[np.isfinite(y)]
+    y = y - base_n[owner]
     level_n = _means(y, owner, n)
     spread_n = _means(np.abs(y - level_n[owner]), owner, n)
-    unit_n = np.where(spread_n > CONSTANT * np.abs(level_n), spread_n, np.inf)
+    unit_n = np.where(spread_n > CONSTANT * np.abs(base_n), spread_n, np.inf)
     inside = owner[1:] == owner[:-1]
     step, owner = np.diff(y)[inside], owner[1:][inside]
     rise_n, rough_n = (np.round(_means(part, owner, n) / unit_n, DIGITS) for part in (step, np.abs(step)))
-    return np.lexsort((level_n, rise_n, rough_n, seen_n, count_n))
+    return np.lexsort((base_n + level_n, rise_n, rough_n, seen_n, count_n))
 
 
 def _means(values: Floats, owner: NDArray[np.int64], n: int) -> Floats:

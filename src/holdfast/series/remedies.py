@@ -28,7 +28,7 @@ def place_or_advise(values: Values, options: TableOptions, findings: Findings) -
     Returns:
         The grid, or None where ids, times or the frequency cannot be told.
     """
-    own = Findings(findings.source)
+    own = replace(findings, problems=[], notes=[])
     grid = place_rows(values, options, own)
     if own.problems and own.problems[0].where.endswith("times"):
         found: list[str] = []
@@ -69,7 +69,7 @@ def _changes(values: Values, options: TableOptions, grid: Grid | None) -> Iterat
 
 def _trial(values: Values, options: TableOptions, changes: dict[str, Any], before: Findings) -> list[str]:
     """The options to type and what they did; none if they leave a problem, or invent more than they find."""
-    after = Findings(before.source)
+    after = replace(before, problems=[], notes=[])
     try:
         grid = place_rows(values, replace(options, **changes), after)
     except OptionError:

@@ -16,8 +16,8 @@ from holdfast.series.store import SeriesStore
 
 Floats = NDArray[np.float64]
 
-SERIES = 128  # sampled at most
-VALUES = 2**17  # looked at in all
+SERIES = 256  # sampled at most
+VALUES = 2**18  # looked at in all
 LARGEST_CONTEXT = 2**14  # steps that are fed by default; nothing can be learned from a season that does not fit
 ROWS = 24  # a series with fewer shows no season
 MULTIPLES = range(2, 13)  # of the seasons known already that are looked at closely
@@ -66,7 +66,7 @@ def find_seasons(
     The shortest such lag is the first season if none is known; after that comes, again and again, the lag that most
     series call one more season.
 
-    At most 128 series, evenly spaced in the order of `shape_order`, and their last rows (2**17 in all) are looked at.
+    At most 256 series, evenly spaced in the order of `shape_order`, and their last rows (2**18 in all) are looked at.
 
     Args:
         store: The series.
@@ -211,7 +211,8 @@ def _sample(store: SeriesStore, holdout: int) -> Floats:
     values = np.full((len(sampled), width), np.nan)
     for row, i in enumerate(sampled.tolist()):
         last = store.values(i)[: lengths[i]][-width:]
-        values[row, width - len(last) :] = last
+        seen = last[np.isfinite(last)]  # a value is taken off first: a level of 1e12 would take the digits of the rest
+        values[row, width - len(last) :] = last - (seen[-1] if len(seen) else 0.0)
     values = values[_largest(values)[:, 0] > 0]
     values /= _largest(values)
     values -= np.nanmean(values, axis=1, keepdims=True)

@@ -60,7 +60,10 @@ def in_limits(times: pl.Series) -> pl.Series:
     low, high = limits(times.dtype)
     if times.dtype.is_integer():
         return times.is_between(low, high)
-    return pl.Series(to_wall(times.fill_null(strategy="zero"), local=False)).is_between(low, high)
+    # by their numbers: polars has no way to convert a date that no calendar has
+    unit = DAY if times.dtype == pl.Date else {"ms": 1000, "us": 1, "ns": 1}[times.dtype.time_unit]  # type: ignore[attr-defined]
+    more = 1000 if isinstance(times.dtype, pl.Datetime) and times.dtype.time_unit == "ns" else 1
+    return times.to_physical().cast(pl.Int64).fill_null(0).is_between(low * more // unit, high * more // unit)
 
 
 def say_time(wall: int, dtype: pl.DataType) -> str:
