@@ -231,8 +231,9 @@ def test_a_value_that_no_network_can_hold_is_named_by_series_and_time(run, tmp_p
     assert code == 3
     (problem,) = four_parts(err)
     named = re.findall(r"series '(\w)', cutoff (\S+) \(largest \|y\| (\S+), loss (\w+)\)", problem[2])
-    assert len(named) == 5
-    assert {(series, largest, loss) for series, _, largest, loss in named} == {("b", "1e+308", "nan")}
+    assert named
+    assert {(series, largest) for series, _, largest, _ in named} == {("b", "1e+308")}
+    assert named[0][3] == "nan"
     assert all("2024-01-16" <= cutoff <= "2024-02-25" for _, cutoff, _, _ in named)
     assert "leave them empty" in problem[3]
 
@@ -251,11 +252,12 @@ def test_control_characters_of_a_table_do_not_reach_the_terminal(run, tmp_path):
     table().with_columns(pl.lit(1).alias(wild)).write_csv(path)
     code, out, err = run("check", path, "--horizon", 4)
     assert (code, err) == (0, "")
-    assert r"columns not used: no\x1b]0;title\x07te" in out
+    assert r"columns not used: 'no\x1b]0;title\x07te'" in out
     table().rename({"unique_id": wild, "y": "\x1b[2Jy"}).write_csv(path)
     code, out, err = run("check", path, "--horizon", 4)
     assert (code, out) == (1, "")
-    assert r"--target-col \x1b[2Jy?" in err
+    assert r"--target-col '\x1b[2Jy'" in err
+    assert "\x1b" not in err
     assert all(letter.isprintable() for letter in err.replace("\n", ""))
 
 
@@ -611,7 +613,9 @@ def test_resume_goes_on_with_a_complete_run(run, data, tmp_path):
 def test_demo_prints_its_scores_and_where_the_picture_is(run, monkeypatch, tmp_path):
     def pretend(out, *, show, say):
         say("a [story]")
-        return DemoResult({"mase": {"holdfast": 0.5, "seasonal_naive": 1.0}}, 0.5, out / "forecast.png")
+        return DemoResult(
+            {"mase": {"holdfast": 0.5, "seasonal_naive": 1.0}}, 0.5, "seasonal naive 24", out / "forecast.png"
+        )
 
     monkeypatch.setattr("holdfast.forecasting.demo.run_demo", pretend)
     code, out, err = run("demo", "--out", tmp_path)

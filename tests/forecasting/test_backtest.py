@@ -51,6 +51,7 @@ def test_every_row_is_where_it_belongs():
     assert backtest["holdfast"].is_finite().all()
 
 
+@pytest.mark.filterwarnings("ignore::holdfast.errors.DataWarning")  # short histories
 def test_each_window_is_what_the_same_network_forecasts_from_the_series_cut_off_there():
     _, frame = uneven()
     forecaster = small(max_steps=20)

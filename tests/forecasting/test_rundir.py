@@ -98,7 +98,7 @@ def test_a_series_that_repeats_itself_has_no_skill_to_tell(tmp_path):
     exact = pl.DataFrame({"ds": range(60), "y": [1.0, 5.0, 2.0, 8.0, 3.0, 9.0] * 10})
     forecaster = small(max_steps=0).fit(exact, out=tmp_path / "run")
     for one in (forecaster, Forecaster.load(tmp_path / "run")):
-        assert "skill unknown: seasonal naive makes no error" in one.summary()
+        assert "skill unknown: the naive forecast (seasonal naive 6) makes no error" in one.summary()
 
 
 def test_what_is_to_be_said_of_the_steps_is_kept(tmp_path):

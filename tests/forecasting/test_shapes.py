@@ -61,7 +61,7 @@ def test_two_ids_in_a_run_directory(tmp_path, keyed):
     table = predict_run(tmp_path / "run", tmp_path / "newer.csv", None, tmp_path / "forecast.csv")
     assert table["holdfast"].equals(expected["holdfast"])
     assert pl.read_csv(tmp_path / "forecast.csv").columns == expected.columns
-    scores = backtest_file(small(id_col=("store", "item")), tmp_path / "newer.csv", 1, tmp_path / "scores.csv")
+    scores, _ = backtest_file(small(id_col=("store", "item")), tmp_path / "newer.csv", 1, tmp_path / "scores.csv")
     written = pl.read_csv(tmp_path / "scores.csv")
     assert written.columns == ["store", "item", "cutoff", "metric", "holdfast", "seasonal_naive"]
     assert written.select("store", "item").unique().rows() in ([("x", 8), ('x,"y', 7)], [('x,"y', 7), ("x", 8)])

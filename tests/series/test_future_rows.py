@@ -41,6 +41,12 @@ def test_their_number_is_the_horizon_unless_one_is_given() -> None:
     np.testing.assert_array_equal(longer.known[9:, 0], [4, 0, 1, np.nan, np.nan])
 
 
+def test_more_rows_than_the_horizon_with_nothing_in_them_are_an_outage() -> None:
+    empty = table(ahead=3).select("unique_id", "ds", "y")
+    assert check(empty, horizon=2).store.lengths.tolist() == [12]
+    assert check(empty, horizon=3).store.lengths.tolist() == [9]
+
+
 def test_a_tidy_table_holds_them_and_reads_the_same_again() -> None:
     once = check(table(), PROMO, horizon=3)
     assert once.table.height == 12

@@ -114,8 +114,8 @@ class Forecaster(Config):
             DataError: With everything that is wrong with the tables.
 
         Warns:
-            DataWarning: With each thing about newer data that should be known: an outage at its end, a short history,
-                how it was read.
+            DataWarning: With each thing that makes a forecast of newer data less certain: an outage at its end, a short
+                history, a new category, a gap in a covariate.
         """
         refuse_fork()
         fitted = self.fitted
@@ -123,7 +123,7 @@ class Forecaster(Config):
         if df is not None or future is not None:
             kind, checked = self._check_again(fitted.prepared, df, future)
             store, known = checked.store, summary_lines(fitted)
-            for note in (*checked.notes, *history_notes(store, fitted.network.config.context_length)):
+            for note in (*checked.concerns, *history_notes(store, fitted.network.config.context_length)):
                 if note not in known:
                     warnings.warn(note, DataWarning, stacklevel=2)
         windows = fitted.windows_of(store)

@@ -47,6 +47,7 @@ class Checked:
     table: pl.DataFrame
     notes: tuple[str, ...]
     categories: dict[str, list[str]]
+    concerns: tuple[str, ...] = ()
 
 
 def check_table(
@@ -117,7 +118,8 @@ def _check(
         raise DataError(findings.problems)
     placed = Placed(grid, values.y, static, past, known, horizon)
     tidy = build_table(placed, options, frame)
-    return Checked(build_store(placed, future_rows), tidy, tuple(dict.fromkeys(findings.notes)), coding.categories)
+    notes, concerns = (tuple(dict.fromkeys(each)) for each in (findings.notes, findings.concerns))
+    return Checked(build_store(placed, future_rows), tidy, notes, coding.categories, concerns)
 
 
 def _read_ahead(
@@ -126,7 +128,7 @@ def _read_ahead(
     """Future covariates of the future rows; None without a table."""
     if future is None:
         return None
-    behind = Findings(future.source, notes=findings.notes, rows=future.rows, date_format=findings.date_format)
+    behind = replace(findings, source=future.source, problems=[], rows=future.rows, height=None)
     rows = read_future(future.frame, _as_written(options, future), coding, grid, horizon, behind)
     findings.problems.extend(behind.problems)
     return rows
@@ -142,7 +144,7 @@ def _note_ahead(grid: Grid, ahead: Ints, findings: Findings) -> None:
     rows = (
         f"{most} for each" if (ahead == most).all() else f"up to {most} in {(ahead > 0).sum()} of {len(ahead)} series"
     )
-    findings.notes.append(f"no series has a value from {grid.stamp(first)} on: these rows are the future, {rows}")
+    findings.concern(f"no series has a value from {grid.stamp(first)} on: these rows are the future, {rows}")
 
 
 def _check_reach(grid: Grid, horizon: int, findings: Findings) -> None:

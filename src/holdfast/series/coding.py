@@ -72,7 +72,7 @@ class Coding:
         given = words.drop_nulls().unique(maintain_order=True)
         new = given.filter(~given.is_in(self.categories[words.name])).to_list()
         if new:
-            findings.notes.append(
+            findings.concern(
                 f"column {words.name!r}: {listed(new)} did not occur in the fit, and is read as no category"
             )
 

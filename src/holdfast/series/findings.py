@@ -83,6 +83,7 @@ class Findings:
         source: The name of the table.
         problems: What must change.
         notes: What was done and should be known.
+        concerns: Those of the notes that bear on how far a forecast can be trusted.
         rows: How its rows are counted.
         date_format: The way of reading its dates, where it had to be found out; chooses for a second table too.
         height: Rows of the table as it was brought, where several series stand side by side in each of them.
@@ -91,6 +92,7 @@ class Findings:
     source: str
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    concerns: list[str] = field(default_factory=list)
     rows: Rows = field(default_factory=Rows)
     date_format: str | None = None
     height: int | None = None
@@ -98,6 +100,11 @@ class Findings:
     def report(self, what: str, *, expected: str, got: str, fix: str) -> None:
         """Add one problem at `what` (a column, usually) of this table."""
         self.problems.append(Problem(f"{self.source}, {what}" if what else self.source, expected, got, fix))
+
+    def concern(self, note: str) -> None:
+        """Add a note that bears on how far a forecast can be trusted."""
+        self.notes.append(note)
+        self.concerns.append(note)
 
     def adopt(self, error: HoldfastError) -> None:
         """Add the problems of an error raised further down."""

@@ -139,7 +139,7 @@ def place_rows(values: Values, options: TableOptions, findings: Findings) -> Gri
         sorted_times, stamps = pl.Series("ds", number), Stamps("", pl.Int64())
     starts = sorted_times.gather(first[series])
     steps = number if known.by_rows else known.steps(starts, sorted_times)
-    lengths = _lengths(steps, first, values.ahead[order])
+    lengths = _lengths(steps, first, values.ahead[order], options)
     grid = Grid(order, sorted_ids.gather(first[:-1]), sorted_times, first, steps, lengths, known, stamps)
     if len(whole) == len(ids) and not known.by_rows:  # a row without a time would be reported once more, as a gap
         _check_grid(grid, (known.at(starts, steps) == sorted_times).to_numpy(), options, findings)
@@ -157,10 +157,16 @@ def _snapped(
     return None if moved is None else (times.clone().scatter(order, moved[0]), moved[1].text)
 
 
-def _lengths(steps: Ints, first: Ints, ahead: Flags) -> Ints:
-    """Steps of each series before its first row of the future."""
+def _lengths(steps: Ints, first: Ints, ahead: Flags, options: TableOptions) -> Ints:
+    """Steps of each series before its first row of the future.
+
+    More rows than are to be forecast, with nothing in them, are an outage of all series, and no future.
+    """
+    given = steps[first[1:] - 1] + 1
     end = np.where(ahead, steps, np.iinfo(np.int64).max)
-    return np.minimum(np.minimum.reduceat(end, first[:-1]), steps[first[1:] - 1] + 1)
+    before = np.minimum(np.minimum.reduceat(end, first[:-1]), given)
+    outage = options.horizon is not None and not options.future and (given - before).max() > options.horizon
+    return np.asarray(given if outage else before)
 
 
 def _sort(ids: pl.Series, times: pl.Series, whole: Ints, findings: Findings) -> Ints:

@@ -34,16 +34,17 @@ def shape_order(y_R: Floats, start_n: NDArray[np.int64], count_n: NDArray[np.int
     n, owner = len(count_n), np.repeat(np.arange(len(count_n)), count_n)
     y = y_R[np.arange(len(owner)) + np.repeat(start_n - (np.cumsum(count_n) - count_n), count_n)]
     seen_n = np.bincount(owner[np.isfinite(y)], minlength=n)
-    # from a value of the series on: a level of 1e12 would take the digits of the changes around it
-    base_n = np.zeros(n)
-    base_n[owner[np.isfinite(y)]] = y[np.isfinite(y)]
-    y = y - base_n[owner]
-    level_n = _means(y, owner, n)
-    spread_n = _means(np.abs(y - level_n[owner]), owner, n)
-    unit_n = np.where(spread_n > CONSTANT * np.abs(base_n), spread_n, np.inf)
-    inside = owner[1:] == owner[:-1]
-    step, owner = np.diff(y)[inside], owner[1:][inside]
-    rise_n, rough_n = (np.round(_means(part, owner, n) / unit_n, DIGITS) for part in (step, np.abs(step)))
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the end of the range have no shape
+        # from a value of the series on: a level of 1e12 would take the digits of the changes around it
+        base_n = np.zeros(n)
+        base_n[owner[np.isfinite(y)]] = y[np.isfinite(y)]
+        y = y - base_n[owner]
+        level_n = _means(y, owner, n)
+        spread_n = _means(np.abs(y - level_n[owner]), owner, n)
+        unit_n = np.where(spread_n > CONSTANT * np.abs(base_n), spread_n, np.inf)
+        inside = owner[1:] == owner[:-1]
+        step, owner = np.diff(y)[inside], owner[1:][inside]
+        rise_n, rough_n = (np.round(_means(part, owner, n) / unit_n, DIGITS) for part in (step, np.abs(step)))
     return np.lexsort((base_n + level_n, rise_n, rough_n, seen_n, count_n))
 
 

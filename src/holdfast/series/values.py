@@ -220,7 +220,7 @@ def _note_gaps(column: pl.Series, missing: NDArray[np.bool_], findings: Findings
     if count == len(missing):
         _report(column, findings, "at least one value", "nothing in any row", "leave the covariate out")
     elif count:
-        findings.notes.append(f"column {column.name!r}: missing in {count:,} rows, where the network reads its mean")
+        findings.concern(f"column {column.name!r}: missing in {count:,} rows, where the network reads its mean")
 
 
 def _read_static(column: pl.Series, findings: Findings) -> pl.Series | None:

@@ -63,7 +63,8 @@ def in_limits(times: pl.Series) -> pl.Series:
     # by their numbers: polars has no way to convert a date that no calendar has
     unit = DAY if times.dtype == pl.Date else {"ms": 1000, "us": 1, "ns": 1}[times.dtype.time_unit]  # type: ignore[attr-defined]
     more = 1000 if isinstance(times.dtype, pl.Datetime) and times.dtype.time_unit == "ns" else 1
-    return times.to_physical().cast(pl.Int64).fill_null(0).is_between(low * more // unit, high * more // unit)
+    inside: pl.Series = times.to_physical().cast(pl.Int64).fill_null(0)
+    return inside.is_between(low * more // unit, high * more // unit)
 
 
 def say_time(wall: int, dtype: pl.DataType) -> str:
