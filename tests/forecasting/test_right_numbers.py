@@ -34,7 +34,7 @@ def width(got: pl.DataFrame) -> float:
 
 @pytest.fixture(scope="module")
 def walks() -> tuple[Forecaster, dict[str, np.ndarray]]:
-    values = {f"s{k}": walk(400, k) for k in range(8)}
+    values = {f"s{k:02d}": walk(400, k) for k in range(40)}
     return small(season_length="none", context_length=16, max_steps=40).fit(series(values)), values
 
 
@@ -54,7 +54,7 @@ def test_after_an_outage_intervals_hold_and_widen_with_its_length(walks):
     widths, inside = [], []
     for hidden in (0, 8, 64):
         shares, wide = [], []
-        for cutoff in range(300, 396, 8):
+        for cutoff in range(330, 396, 32):
             rows = np.arange(cutoff)
             seen = {name: np.where(rows < cutoff - hidden, y[:cutoff], np.nan) for name, y in values.items()}
             with warnings.catch_warnings():
@@ -67,12 +67,12 @@ def test_after_an_outage_intervals_hold_and_widen_with_its_length(walks):
         widths.append(np.mean(wide))
         inside.append(np.mean(shares))
     assert widths[0] * 1.3 < widths[1] < widths[2]
-    assert min(inside[1:]) > inside[0] - 0.15
+    assert min(inside[1:]) > inside[0] - 0.2  # of 40 walks
 
 
 def test_newer_data_that_ends_in_an_outage_warns(walks):
     forecaster, values = walks
-    newer = series({"s1": values["s1"], "s2": np.append(values["s2"][:-1], np.nan)})
+    newer = series({"s1": values["s01"], "s2": np.append(values["s02"][:-1], np.nan)})
     with pytest.warns(DataWarning, match=r"1 of 2 series \('s2': 1 rows\)"):
         forecaster.predict(newer)
 
