@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from tests.reference.anchors import bridged
 
 from holdfast.networks import ForecastNetwork, Target, batch_loss
 
@@ -84,7 +85,9 @@ def validation(network: ForecastNetwork, windows, series_and_cutoffs, error_scal
             loss_F = network.head.loss(parameters, Target(batch.target_BF, error_scale_n[series : series + 1]))[0]
             point_F = network.head.point(parameters)[0]
         start = int(windows.start_n[series])
-        past = [windows.y_R[start + row].item() for row in range(max(cutoff - config.context_length, 0), cutoff)]
+        history = [windows.y_R[start + row].item() for row in range(cutoff)]
+        filled = bridged([None if math.isnan(value) else value for value in history], windows.seasons)
+        past = [math.nan if value is None else value for value in filled[-config.context_length :]]
         for k in range(config.horizon):
             target = windows.y_R[start + cutoff + k].item()
             if not math.isfinite(target) or all(math.isnan(value) for value in past):

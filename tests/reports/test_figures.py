@@ -54,16 +54,16 @@ def test_every_line_is_a_column_of_its_table(tmp_path, drawn):
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["3", "1"]
     first, other = figure.axes
     lines = {line.get_label(): line for line in first.get_lines() if not line.get_label().startswith("_")}
-    assert set(lines) == {"observed", "seasonal naive", "holdfast"}
+    assert set(lines) == {"observed", "best naive forecast", "holdfast"}
     np.testing.assert_array_equal(lines["observed"].get_xydata(), [[1, 2], [2, 3], [3, np.nan], [4, 5], [5, 6]])
     np.testing.assert_array_equal(lines["holdfast"].get_xydata(), [[6, 7], [7, 8]])
-    np.testing.assert_array_equal(lines["seasonal naive"].get_xydata(), [[6, 5], [7, 6]])
+    np.testing.assert_array_equal(lines["best naive forecast"].get_xydata(), [[6, 5], [7, 6]])
     band = first.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band} == {(6, 6), (6, 8), (7, 6), (7, 10)}
     assert [text.get_text() for text in first.get_legend().get_texts()] == [
         "observed",
         "80 %",
-        "seasonal naive",
+        "best naive forecast",
         "holdfast",
     ]
     np.testing.assert_array_equal(other.get_lines()[0].get_xydata(), [[0, 9], [1, 8], [2, 7], [3, 6]])

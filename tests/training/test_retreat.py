@@ -270,7 +270,8 @@ def test_each_suspect_has_the_loss_of_a_batch_of_its_own(head):
         seen = rows[max(window.cutoff - CONTEXT, 0) : min(window.cutoff + HORIZON, int(until_n[window.series]))]
         assert window.largest == np.abs(seen).max()
     broken = [not math.isfinite(window.loss) for window in found]
-    assert broken == sorted(broken, reverse=True) and 0 < sum(broken) < 5
+    assert broken == sorted(broken, reverse=True)
+    assert sum(broken) < 5 and (head != "quantile" or any(broken))  # some heads can hold a loss of 1e308
     for group in (found[: sum(broken)], found[sum(broken) :]):
         assert [window.largest for window in group] == sorted((window.largest for window in group), reverse=True)
 
