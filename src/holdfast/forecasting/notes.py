@@ -30,9 +30,9 @@ def history_notes(store: SeriesStore, context_length: int) -> list[str]:
         ["no value in the newest rows of 1 of 1 series ('series': 3 rows): forecasts start from the last values seen,
         with intervals as wide as measured for such an outage"]
     """
-    seen = [np.flatnonzero(np.isfinite(store.values(i))) for i in range(store.n_series)]
-    age_n = store.lengths - np.array([rows[-1] + 1 if len(rows) else 0 for rows in seen])
-    rows_n = store.lengths - age_n
+    row_R = np.arange(1, len(store.y) + 1) - np.repeat(store.offsets[:-1], np.diff(store.offsets))
+    rows_n = np.maximum.reduceat(np.where(np.isfinite(store.y), row_R, 0), store.offsets[:-1])  # up to the newest value
+    age_n = store.lengths - rows_n
     notes = []
     if (age_n > 0).any():
         notes.append(
