@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.telemetry.test_log import step, validation
 
 from holdfast.telemetry import Outlook, ProgressLine
-from holdfast.telemetry.sinks import progress_text
+from holdfast.telemetry.sinks import BEFORE, progress_text
 
 
 def outlook(number=5, planned=10, **changes):
@@ -92,7 +92,8 @@ def test_a_file_gets_about_ten_lines_over_the_whole_run(make_console, planned):
     with ProgressLine(console) as show:
         for number in range(1, planned + 1):
             show(outlook(number, planned))
-    lines = console.file.getvalue().splitlines()
+    before, *lines = console.file.getvalue().splitlines()
+    assert before == BEFORE
     assert len(lines) <= 11 and len(lines) >= min(planned, 10)
     assert lines[0] == progress_text(outlook(1, planned))
     assert lines[-1] == progress_text(outlook(planned, planned))
@@ -104,7 +105,7 @@ def test_a_resumed_run_and_a_shrinking_plan_print_no_line_twice(make_console):
     with ProgressLine(console) as show:
         for number in range(63, 81):
             show(outlook(number, 100 if number < 70 else 80))
-    lines = console.file.getvalue().splitlines()
+    _, *lines = console.file.getvalue().splitlines()
     assert lines[0].startswith("step 63/100") and lines[-1].startswith("step 80/80")
     assert len(lines) == len(set(lines)) <= 5
 
@@ -114,7 +115,7 @@ def test_a_terminal_that_cannot_rewrite_is_treated_like_a_file(make_console, mon
     console = make_console(True)
     with ProgressLine(console) as show:
         show(outlook(1))
-        assert console.file.getvalue() == progress_text(outlook(1)) + "\n"  # at once, not at the end
+        assert console.file.getvalue() == BEFORE + "\n" + progress_text(outlook(1)) + "\n"  # at once, not at the end
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -129,10 +130,11 @@ def test_an_error_leaves_the_terminal_as_it_was(make_console, terminal):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_run_without_a_step_prints_no_line(make_console, terminal):
-    console = make_console(terminal)
+def test_what_happens_before_the_first_step_is_said_at_once(make_console, terminal):
+    console, threads = make_console(terminal), set(threading.enumerate())
     with ProgressLine(console):
-        pass
+        assert BEFORE in console.file.getvalue()
+    wait_for_others(threads)
     assert "step" not in console.file.getvalue()
 
 

@@ -12,11 +12,14 @@ from rich.text import Text
 from holdfast.errors import printable
 from holdfast.telemetry.records import Outlook
 
+BEFORE = "reading the table and planning: seasons, context, anchors"
 PLAIN_LINES = 10  # how many lines a run prints where nothing can be rewritten (a log file)
 
 
 class ProgressLine:
     """Shows each `Outlook` on one line of a terminal; elsewhere prints about ten lines over the whole run.
+
+    Before the first one it says what takes that long.
 
     Args:
         console: Where to.
@@ -31,12 +34,14 @@ class ProgressLine:
     def __init__(self, console: Console) -> None:
         self.console = console
         rewritable = console.is_terminal and not console.is_dumb_terminal
-        self._live = Live(console=console, refresh_per_second=4) if rewritable else None
+        self._live = Live(_line(BEFORE), console=console, refresh_per_second=4) if rewritable else None
         self._printed = 0  # tenths of the run
 
     def __enter__(self) -> ProgressLine:
         if self._live is not None:
-            self._live.start()
+            self._live.start(refresh=True)
+        else:
+            self.console.print(BEFORE, highlight=False, soft_wrap=True)
         return self
 
     def __exit__(
@@ -50,12 +55,16 @@ class ProgressLine:
         for words in outlook.news:
             self.console.print(printable(words, keep="\n"), highlight=False, soft_wrap=True, markup=False)
         if self._live is not None:
-            self._live.update(Text(progress_text(outlook), no_wrap=True, overflow="ellipsis"))
+            self._live.update(_line(progress_text(outlook)))
             return
         tenth = PLAIN_LINES * outlook.step // max(outlook.planned_steps, 1)
         if tenth > self._printed or outlook.step == 1:
             self._printed = tenth
             self.console.print(progress_text(outlook), highlight=False, soft_wrap=True)
+
+
+def _line(words: str) -> Text:
+    return Text(words, no_wrap=True, overflow="ellipsis")
 
 
 def progress_text(outlook: Outlook) -> str:
