@@ -93,7 +93,7 @@ def test_the_future_is_read_in_the_order_of_the_past() -> None:
     assert checked.store.known[-2:, 0].tolist() == [2.0, 3.0]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=60)
 @given(
     days=st.lists(st.dates(date(1970, 1, 1), date(2068, 12, 31)), min_size=1, max_size=8),
     form=st.sampled_from(FORMATS),

@@ -127,21 +127,22 @@ def _read(text: pl.Series, form: str) -> pl.Series:
 def _by_parts(text: pl.Series, pattern: str, form: str) -> pl.Series:
     """Bring the date into ISO order, and leave the rest to the reader of ISO times."""
     text = text.str.strip_chars()
-    if "%b" in form.lower():
+    if "%b" in form.lower() and text.str.contains("[a-zA-Z]").any():
         for number, name in enumerate(_MONTHS, 1):
             text = text.str.replace(rf"(?i)\b{name}[a-z]*\.?", f"#{number:02d}")
     clock = "" if "day" not in pattern else r"[T ,].*"
     parts = text.str.extract_groups(rf"^{pattern}(?P<rest>$|{clock or '$'})").struct.unnest()
+    unread = pl.Series(text.name, [None] * len(text), dtype=pl.Date)
     year = parts["year"]
+    if year.null_count() == len(text):  # the usual case, while all formats are tried
+        return unread
     if "%y" in form:
         year = pl.select(pl.when(year >= "70").then("19" + year).otherwise("20" + year)).to_series()
     day = parts["day"].str.zfill(2) if "day" in parts.columns else "01"
     rest = parts["rest"].str.replace(r"^[T ,]+", " ").str.replace(r"^ (\d):", " 0$1:")
     iso = year + "-" + parts["month"].str.zfill(2) + "-" + day + rest
     times = _on_the_clock(iso) if iso.str.contains(_CLOCK).any() else parse_times(iso)
-    if not times.dtype.is_temporal():
-        return pl.Series(text.name, [None] * len(text), dtype=pl.Date)
-    return times.alias(text.name)
+    return times.alias(text.name) if times.dtype.is_temporal() else unread
 
 
 def _on_the_clock(iso: pl.Series) -> pl.Series:
