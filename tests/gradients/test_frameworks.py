@@ -361,6 +361,7 @@ def test_a_peer_trains_as_with_its_own_clipping_and_the_norms_are_known(peer, pa
 @of_peers
 @pytest.mark.parametrize(("peer", "package"), PEERS)
 def test_a_recurrent_rule_inside_a_peer_leaves_the_head_alone(peer, package, tmp_path):
+    pytest.importorskip(package, reason=REASON)
     heads = {gluonts_deepar: {"model.param_proj": "head"}}  # DeepAR registers its head before the recurrent layers
     rules = {"recurrent": ClipNorm(1e-3), "head": None}
     callback = lightning_callback(rules, overrides=heads.get(peer))
@@ -373,6 +374,7 @@ def test_a_recurrent_rule_inside_a_peer_leaves_the_head_alone(peer, package, tmp
 
 @of_peers
 def test_gluonts_default_clipping_is_refused(tmp_path):
+    pytest.importorskip("lightning", reason=REASON)
     with pytest.raises(OptionError, match=r"gradient_clip_val=10.0(.|\n)*'gradient_clip_val': None"):
         gluonts_deepar(tmp_path, 10.0, lightning_callback(RULE))
 

@@ -293,7 +293,8 @@ def test_a_word_among_values_or_times_is_named_by_row(name: str, got: str) -> No
 
 def test_ids_of_bytes_are_refused() -> None:
     frame = pd.DataFrame({"unique_id": [UUID(int=number) for number in range(4)], "ds": DAYS, "y": Y})
-    with pytest.raises(DataError, match="make one text of it"):
+    # pyarrow knows UUIDs since version 18, and names the column; before, holdfast names the rows
+    with pytest.raises(DataError, match=r"make one text of it|make all of it text"):
         check_table(open_table(frame), TableOptions(horizon=1))
 
 
