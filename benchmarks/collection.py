@@ -33,20 +33,21 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "collection"
 PLACE = RESULTS / "collection"
 
 
-def run(jobs: list[Job], folder: Path, minutes: float, workers: int) -> None:
+def run(jobs: list[Job], given: argparse.Namespace) -> None:
     """Measure, some jobs at a time and each on one thread; what is not finished in time is left for the next run."""
+    minutes, workers = given.minutes, given.workers
     os.environ.update(dict.fromkeys(THREADS, "1"))
     machine = {**machine_facts(), "threads": 1, "workers": workers}
     started = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(workers) as pool:  # leaving it ends what still runs
-        results = pool.imap_unordered(partial(measure, folder, machine), jobs)
+        results = pool.imap_unordered(partial(measure, given.data, machine), jobs)
         for number in range(1, len(jobs) + 1):
             try:
                 rows = results.next(timeout=max(0.0, started + 60 * minutes - time.monotonic()))
             except multiprocessing.TimeoutError:
                 print(f"{minutes:g} minutes are over; {len(jobs) - number + 1} jobs are left: run this again")
                 return
-            keep(PLACE, rows)
+            keep(given.results, rows)
             print(f"{number}/{len(jobs)}, {time.monotonic() - started:.0f} s: {said(rows)}", flush=True)
 
 
@@ -68,10 +69,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help="sets, separated by commas; default: all")
     parser.add_argument("--models", default=",".join(GROUPS), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="of holdfast")
-    parser.add_argument("--minutes", type=float, default=45, help="at most, in all")
+    parser.add_argument("--minutes", type=float, default=44, help="at most, in all")
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time, each on one thread")
     parser.add_argument("--list", action="store_true", help="say what is missing, and measure nothing")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of NAME.parquet and NAME.json")
+    parser.add_argument("--results", type=Path, default=PLACE, help="folder of the rows; default: that of the page")
     given = parser.parse_args()
     known = names_of(given.data)
     given.only = known if given.only is None else given.only.split(",")
@@ -90,12 +92,13 @@ def main() -> None:
         print(f"skipped: no data sets in {given.data}, and most of them may not be bundled; give --data")
         return
     jobs = list(all_jobs(names, given.models, given.seeds))
-    missing = [job for job in jobs if not job.done(read_rows(PLACE, job.name))]
+    missing = [job for job in jobs if not job.done(read_rows(given.results, job.name))]
     if given.list:
         print("\n".join([*(" ".join(map(str, job)) for job in missing), f"{len(missing)} of {len(jobs)} jobs missing"]))
         return
-    run(missing, given.data, given.minutes, given.workers)
-    write_page()
+    run(missing, given)
+    if given.results == PLACE:
+        write_page()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -250,7 +253,7 @@ def test_the_peers_forecast_a_clean_wave(group, tmp_path):
     rows = jobs.measure(tmp_path, {}, jobs.Job("few", group, 0))
     assert [row["model"] for row in rows] == list(forecasters.GROUPS[group])
     for row in rows:
-        assert row["fallbacks"] == 0
+        assert not row.get("fallbacks")
         assert row["relative_mase"] < (4 if row["model"] == "naive" else 1.2)
         assert 0.3 < row["coverage"] <= 1
 
@@ -275,6 +278,17 @@ def test_a_job_is_done_once_and_one_that_failed_again(tmp_path, monkeypatch):
     assert not jobs.Job("missing", "ces", 0).done(failed)
     jobs.keep(place, jobs.measure(tmp_path, {"cpu": "d"}, jobs.Job("b", "ces", 0)))
     assert [row["machine"]["cpu"] for row in jobs.read_rows(place, "b")] == ["d"]
+
+
+def test_what_is_not_finished_in_time_is_left_for_the_next_run(tmp_path):
+    write_set(tmp_path, "few", waves(2, 40))
+    rows = tmp_path / "rows"
+    jobs.keep(rows, [{"set": "few", "model": "holdfast", "seed": 1}])
+    script = Path(jobs.__file__).parents[2] / "collection.py"
+    given = ["--data", tmp_path, "--results", rows, "--models", "naive,holdfast", "--minutes", "0"]
+    ended = subprocess.run([sys.executable, script, *given], capture_output=True, text=True, check=True)
+    assert ended.stdout == "0 minutes are over; 3 jobs are left: run this again\n"
+    assert len(jobs.read_rows(rows)) == 1
 
 
 def row(name, model, relative, seed=0, **more):

@@ -20,12 +20,12 @@ CLEARLY_BETTER, WORSE_THAN_NAIVE = 0.97, 1.01
 HOW = """
 `make bench-collection`: real data sets, one row each. Sets of 20 series or more are forecast from one cutoff, the last
 horizon; smaller ones from five, each a horizon after the one before, or from as many as the shortest series has room
-for. holdfast is given the horizon and the season length, fitted once before the first cutoff, and predicts from each;
-means over its seeds. The peers are those of statsforecast with their defaults and the season length, fitted anew to
-every series at each cutoff (MSTL only where there are several seasons); statsforecast's ETS leaves seasons of more than
-24 steps out. Where a peer fails on a series, the seasonal naive forecast stands in. Missing values are masked for
-holdfast; for the peers they take the value of one season before. Series are left out if fewer than two values come
-before the first cutoff.
+for. holdfast is given the horizon, the season length and the levels of the intervals, fitted once before the first
+cutoff, and predicts from each; means over its seeds. The peers are those of statsforecast with their defaults and the
+season length, fitted anew to every series at each cutoff (MSTL only where there are several seasons); statsforecast's
+ETS leaves seasons of more than 24 steps out. Where a peer fails on a series, the seasonal naive forecast stands in.
+Missing values are masked for holdfast; for the peers they take the value of one season before. Series are left out if
+fewer than two values come before the first cutoff.
 """
 MASE = f"""
 MASE over that of the seasonal naive forecast, as a geometric mean over the series: below 1 is better than seasonal
