@@ -29,7 +29,8 @@ def write_set(folder, name, series, season=4, horizon=3):
     pl.DataFrame({"unique_id": ids, "ds": ds, "y": pl.Series(y, dtype=pl.Float64)}).write_parquet(
         folder / f"{name}.parquet"
     )
-    facts = {"season_length": season, "horizon": horizon, "n_obs": len(y)}
+    sizes = {"n_obs": len(y), "max_length": max(ds) + 1}
+    facts = {"name": name, "season_length": season, "horizon": horizon, **sizes}
     (folder / f"{name}.json").write_text(json.dumps(facts))
 
 

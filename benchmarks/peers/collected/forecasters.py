@@ -35,8 +35,15 @@ SEVERAL = {  # the longer seasons of sets that have several, for MSTL
     "pedestrian": (24, 168),
     "vic_elec": (48, 336),
 }
-# Rows of a history that the peers see, the newest ones, where all rows would take more than five minutes.
-NEWEST = {"bank_calls_5min": 5000, "exchange_rate": 3000, "pedestrian": 5000, "solar_vic": 8000, "vic_elec": 8000}
+# Rows of a history that the peers see, the newest ones, where a job with all rows would take more than five minutes.
+NEWEST = {
+    "bank_calls_5min": 5000,
+    "bike_hourly": 8000,
+    "exchange_rate": 3000,
+    "pedestrian": 5000,
+    "solar_vic": 8000,
+    "vic_elec": 8000,
+}
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,10 @@ def cutoffs_of(series: int, shortest: int, season: int, horizon: int) -> int:
 
 
 def names_of(folder: Path) -> list[str]:
-    """The sets in a folder, those with the fewest rows first."""
-    rows = {path.stem: json.loads(path.read_text())["n_obs"] for path in folder.glob("*.json")}
-    return sorted(rows, key=lambda name: (rows[name], name))
+    """The sets in a folder, in the order of what they cost: those whose longest series is short come first."""
+    facts = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    facts.sort(key=lambda each: (each["max_length"], each["n_obs"], each["name"]))
+    return [each["name"] for each in facts]
 
 
 def read_set(folder: Path, name: str) -> DataSet:

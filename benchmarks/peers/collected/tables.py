@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -92,12 +93,15 @@ def complete(sets: Iterable[Measured], score: Score) -> list[Measured]:
 
 
 def score_lines(sets: Sequence[Measured], score: Score, more: Callable[[Measured], list[str]]) -> list[list[str]]:
-    """One line per set, its best score in bold; then the geometric means and how often each was the best."""
+    """One line per set, then the geometric means, and how often each was the best.
+
+    The best score of a line is in bold, unless seasonal naive is better than all.
+    """
     lines, wins = [], dict.fromkeys(SHOWN, 0)
     whole = complete(sets, score)
     for each in sets:
         scores = {model: score(each, model) for model in SHOWN}
-        best = min((value for value in scores.values() if value is not None), default=None)
+        best = min(value for value in (*scores.values(), score(each, SEASONAL), math.inf) if value is not None)
         texts = [cell(value, ".3f") for value in scores.values()]
         cells = [f"**{text}**" if text and v == best else text for text, v in zip(texts, scores.values(), strict=True)]
         lines.append([each.title, *cells, *more(each)])
@@ -109,7 +113,7 @@ def score_lines(sets: Sequence[Measured], score: Score, more: Callable[[Measured
         means.append(f"{statistics.geometric_mean(values):.3f}" if values and len(values) == len(whole) else "")
     space = [""] * len(more(sets[0]))
     lines.append([f"geometric mean of the {len(whole)} sets with all", *means, *space])
-    lines.append(["best of these sets", *(str(wins[model]) for model in SHOWN), *space])
+    lines.append(["best forecast in how many of them", *(str(wins[model]) for model in SHOWN), *space])
     return lines
 
 
