@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test coverage jitter test-lowest bench format clean
+.PHONY: demo test coverage jitter test-lowest bench bench-collection format clean
 
 demo: .venv/demo
 	$(BIN)/holdfast demo
@@ -31,6 +31,10 @@ test-lowest: .venv-lowest/test
 # Hours; goes on where it was stopped. `make bench BENCH=--list` says what there is to do.
 bench: .venv/bench
 	$(BIN)/python benchmarks/run_peers.py $(BENCH)
+
+# At most 45 minutes, then what is missing when run again. `make bench-collection COLLECTION=--list` says what that is.
+bench-collection: .venv/bench
+	$(BIN)/python benchmarks/collection.py $(COLLECTION)
 
 format: .venv/test
 	$(BIN)/ruff format .

@@ -9,7 +9,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from common import read_results
+from common import RESULTS, read_results
+from peers.collected.jobs import read_rows
+from peers.collected.tables import collection_section
 from peers.tables import peers_section
 
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -29,6 +31,15 @@ def machine_line(facts: dict[str, Any]) -> str:
         f"Machine: {facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, GPU {facts['gpu']}, "
         f"Python {facts['python']}, torch {facts['torch']}, {facts['date']}."
     )
+
+
+def newest_machine_line(rows: list[dict[str, Any]]) -> str:
+    """The machine of the newest row, and the highest load that was seen."""
+    machines = [row["machine"] for row in rows if "machine" in row]
+    if not machines:
+        return ""
+    newest, load = max(machines, key=lambda facts: facts["date"]), max(facts["load"] for facts in machines)
+    return f"{machine_line(newest)} Load up to {load:.1f}."
 
 
 def m4_section(facts: dict[str, Any]) -> list[str]:
@@ -297,6 +308,8 @@ SECTIONS = {
 def write_page() -> None:
     """Write the page from whatever was measured."""
     lines = ["# Results", "", "Written by `python benchmarks/write_results_page.py` from `benchmarks/results/`.", ""]
+    rows = read_rows(RESULTS / "collection")
+    lines += collection_section(rows, newest_machine_line(rows))
     for name, section in SECTIONS.items():
         facts = read_results(name)
         if facts is not None:
