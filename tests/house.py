@@ -13,13 +13,24 @@ from pathlib import Path, PurePosixPath
 ROOMS: dict[str, tuple[str, ...]] = {
     "series": (),
     "telemetry": (),
+    "smoothing": (),
     "gradients": (),
     "flow": ("gradients",),
     "windows": ("series",),
     "networks": ("windows",),
     "training": ("networks", "windows", "gradients", "flow", "telemetry"),
     "reports": ("telemetry", "series"),
-    "forecasting": ("training", "networks", "windows", "gradients", "flow", "telemetry", "series", "reports"),
+    "forecasting": (
+        "training",
+        "networks",
+        "windows",
+        "gradients",
+        "flow",
+        "telemetry",
+        "series",
+        "smoothing",
+        "reports",
+    ),
     "studies": (
         "forecasting",
         "training",
@@ -29,10 +40,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "flow",
         "telemetry",
         "series",
+        "smoothing",
         "reports",
     ),
 }
-WITHOUT_TORCH = ("series", "telemetry", "reports")
+WITHOUT_TORCH = ("series", "telemetry", "smoothing", "reports")
 
 MOST_PARAMETERS, MOST_FUNCTION_LINES, MOST_CLASS_LINES, MOST_FILE_LINES, DEEPEST = 8, 60, 250, 400, 2
 FRAMEWORK_BASES = {
