@@ -242,9 +242,13 @@ def test_holdfast_forecasts_each_series_from_each_cutoff(tmp_path, monkeypatch):
     assert made.forecast_SCHQ.shape == (2, 5, 3, 9)
     assert (np.diff(made.forecast_SCHQ, axis=-1) >= 0).all()
     np.testing.assert_allclose(made.forecast_SCHQ[1], 1e3 * made.forecast_SCHQ[0], rtol=1e-3)
-    again = Forecaster(max_steps=0, horizon=3, season_length=4, levels=(60,)).fit(data.history(0))
+    again = Forecaster(max_steps=0, horizon=3, season_length=4, levels=(20, 40, 60, 80)).fit(data.history(0))
     last = again.predict(data.history(4)).filter(pl.col("unique_id") == "s10")
-    np.testing.assert_allclose(made.forecast_SCHQ[0, 4][:, [1, 4, 7]], last[:, [3, 2, 4]].to_numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        made.forecast_SCHQ[0, 4][:, [1, 4, 7]],
+        last[["holdfast-lo-60", "holdfast", "holdfast-hi-60"]].to_numpy(),
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("group", ["naive", "ets-theta", "ces"])

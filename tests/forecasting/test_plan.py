@@ -239,6 +239,7 @@ def test_an_untrained_forecast_is_the_mean_of_the_anchors_chosen(season, head):
     values["a"][rng.integers(0, 60, 9)] = np.nan
     forecaster = small(season_length=season, head=head, max_steps=0).fit(series(values))
     network = forecaster.fitted.network
+    network.blend.set()  # without exponential smoothing
     size, linear_TF = network.config, network.linear_TF
     assert len(size.anchors) > 1
     w_TF = None if linear_TF is None else linear_TF.double()

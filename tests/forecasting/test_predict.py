@@ -21,7 +21,10 @@ LEVELS = (80, 95)
 
 @pytest.fixture(scope="module")
 def fitted():
-    return small(max_steps=20).fit(table()).fitted
+    """Without exponential smoothing, for which see test_blending."""
+    fitted = small(max_steps=20).fit(table()).fitted
+    fitted.network.blend.set()
+    return fitted
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from holdfast.errors import TrainingError
 from holdfast.forecasting import rundir
 from holdfast.forecasting.backtest import backtest_table
+from holdfast.forecasting.blending import Blending, measure_blend
 from holdfast.forecasting.config import Config, config_facts, config_of
 from holdfast.forecasting.members import Member, device
 from holdfast.forecasting.metrics import mean_scores, naive_title, score_table, skill
@@ -127,12 +128,12 @@ def run_training(
     for number, (member, place) in enumerate(zip(members, places, strict=True)):
         showing = None if show is None else _show_all(show, number, len(members))
         try:
-            progress, log = _train_member(member, place, resume=resume, show=showing)
+            progress, log, blending = _train_member(member, place, resume=resume, show=showing)
         except TrainingError as error:
             left = f"; {_left_behind(run, place)}" if run and place else ""
             raise TrainingError([replace(problem, fix=problem.fix + left) for problem in error.problems]) from error
         trained.append(Trained(member.prepared.config, member.task.network, log))
-        facts.append(_training_facts(member, progress, log))
+        facts.append(_training_facts(member, progress, log, blending))
     metrics = {**_joined(facts), **held_out_scores(prepared, members)}
     fitted = Fitted(prepared, tuple(trained), metrics)
     if run:
@@ -142,7 +143,7 @@ def run_training(
 
 def _train_member(
     member: Member, place: Path | None, *, resume: bool, show: Show | None
-) -> tuple[Progress, TelemetryLog]:
+) -> tuple[Progress, TelemetryLog, Blending]:
     checkpoint = place / rundir.CHECKPOINT if place else None
     resume = resume and checkpoint is not None and checkpoint.exists()
     keep_until = int(load_tensors(checkpoint)[1]["step"]) if resume and checkpoint else None
@@ -150,8 +151,10 @@ def _train_member(
     task = member.task
     with TelemetryLog(place / rundir.TELEMETRY if place else None, keep_until) as log:
         progress = train(task, config, log, checkpoint=checkpoint, resume=resume, show=show)
-    measure_widening(task.network, task.windows, task.split, member.prepared.config.levels)
-    return progress, log
+    levels = member.prepared.config.levels
+    task.network.blend.set()
+    measure_widening(task.network, task.windows, task.split, levels)
+    return progress, log, measure_blend(task.network, task.windows, task.split, task.error_scale_n, levels)
 
 
 def _show_all(show: Show, number: int, count: int) -> Show:
@@ -179,7 +182,7 @@ def _left_behind(run: Path, place: Path) -> str:
     return f"{run} stays, with {held} and {kept}; {again}, so choose another --out"
 
 
-def _training_facts(member: Member, progress: Progress, log: TelemetryLog) -> dict[str, Any]:
+def _training_facts(member: Member, progress: Progress, log: TelemetryLog, blending: Blending) -> dict[str, Any]:
     """What the training of one network came to."""
     config = training_config(member.prepared.config)
     return {
@@ -188,6 +191,7 @@ def _training_facts(member: Member, progress: Progress, log: TelemetryLog) -> di
         "seconds": progress.seconds,
         "clip_fraction": _share([record.clipped for record in log.steps if not record.skipped]),
         "skipped_steps": sum(record.skipped for record in log.steps),
+        "blend": asdict(blending),
         "notes": [*fit_notes(log, config), *flow_notes(log, progress.seconds)],
     }
 
@@ -294,7 +298,9 @@ def summary_lines(fitted: Fitted) -> Sequence[str]:
     )
     store = fitted.prepared.store
     told = [*history_notes(store, config.context_length), *target_notes(fitted.prepared.config, store)]
-    return [*fitted.prepared.checked.notes, *lines, *metrics.get("notes", ()), *told, skill_line(metrics)]
+    blends = [str(Blending(**each["blend"])) for each in metrics.get("members", [metrics]) if "blend" in each]
+    mixed = [f"network {k} of {len(blends)}: {line}" for k, line in enumerate(blends, 1)] if len(blends) > 1 else blends
+    return [*fitted.prepared.checked.notes, *lines, *mixed, *metrics.get("notes", ()), *told, skill_line(metrics)]
 
 
 def skill_line(metrics: Mapping[str, Any]) -> str:

@@ -52,7 +52,8 @@ class Forecaster(Config):
     """A recurrent forecaster: its fields are the options (see `Config`), all by keyword, none needed.
 
     `fit` trains one network (the preset best: six) on all series of a long table with the columns `unique_id`, `ds`
-    and `y` (options rename them); `predict` continues every series by `horizon` steps with prediction intervals. The
+    and `y` (options rename them), and mixes it with exponential smoothing of each series as far as held-out windows
+    say; `predict` continues every series by `horizon` steps with prediction intervals. The
     frame that comes out is of the kind that went in: pandas, polars or pyarrow; ids and times are always columns.
 
     Raises:

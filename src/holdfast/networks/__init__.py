@@ -1,6 +1,7 @@
 """Recurrent layers, and the network that turns a batch of windows into distributions."""
 
 from holdfast.networks.anchors import Anchor, anchor_forecasts, candidate_anchors
+from holdfast.networks.blending import Blend
 from holdfast.networks.cells import CELLS, GRU, LSTM, RNN, make_cell
 from holdfast.networks.constraint import Constraint, constrain_recurrent_
 from holdfast.networks.forecaster import ForecastNetwork, NetworkConfig, Standardise, batch_loss, normalise
@@ -31,6 +32,7 @@ __all__ = [
     "RNN",
     "SIZES",
     "Anchor",
+    "Blend",
     "Constraint",
     "ForecastNetwork",
     "GaussianHead",

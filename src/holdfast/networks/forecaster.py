@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.networks.anchors import Anchor, anchor_forecasts, fold
+from holdfast.networks.blending import Blend
 from holdfast.networks.cells import make_cell
 from holdfast.networks.constraint import constrain_recurrent_
 from holdfast.networks.heads import Head, HeadParameters, Target
@@ -167,7 +168,7 @@ class ForecastNetwork(nn.Module):
         window_size = len({1, *config.seasons}) + 2
         per_step = 2 + config.past_size + config.known_size
         decoder_size = size + self.decoded_length * config.known_size + config.static_size
-        self.widening = Widening()
+        self.widening, self.blend = Widening(), Blend()
         self.past = Standardise(config.past_size)
         self.known = Standardise(config.known_size)
         self.static = Standardise(config.static_size)
