@@ -119,18 +119,18 @@ def score_lines(sets: Sequence[Measured], score: Score, more: Callable[[Measured
 
 def verdicts(sets: Sequence[Measured], score: Score) -> str:
     """Where peers are clearly better, and where holdfast is worse than a naive forecast."""
-    behind, below, compared = [], [], 0
+    beaten, below, compared = [], [], 0
     for each in sets:
         ours, peers = score(each, "holdfast"), [v for model in PEERS if (v := score(each, model)) is not None]
         naive = [v for model in (NAIVE, SEASONAL) if (v := score(each, model)) is not None]
         if ours is None or not peers or not naive:
             continue
         compared += 1
-        behind += [each.name] if min(peers) < CLEARLY_BETTER * ours else []
+        beaten += [each.name] if min(peers) < CLEARLY_BETTER * ours else []
         below += [each.name] if ours > WORSE_THAN_NAIVE * min(naive) else []
     return (
         f"Of {compared} sets in which holdfast and a peer were measured, the best peer is better by more than 3 % in "
-        f"{counted(behind)}; holdfast is worse than the better naive forecast by more than 1 % in {counted(below)}."
+        f"{counted(beaten)}; holdfast is worse than the better naive forecast by more than 1 % in {counted(below)}."
     )
 
 
