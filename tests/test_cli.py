@@ -165,6 +165,9 @@ def test_a_wrong_use_exits_2(run, words, part):
         (["predict", "{kept}", "--out", "forecast.xlsx"], "forecast.xlsx"),
         (["predict", "{kept}", "--out", "no/where.csv"], "where.csv"),
         (["predict", "{kept}", "--future-data", "{data}"], "sales.csv"),
+        (["predict", "{kept}", "--levels", "80,101"], "option levels"),
+        (["predict", "{kept}", "--levels", "0.8"], "option levels"),
+        (["predict", "{kept}", "--levels", "80;95"], "option --levels"),
         (["fit", "{data}", "--horizon", "4", "--out", "{kept}"], "run"),
     ],
 )
@@ -526,6 +529,17 @@ def test_predict_prints_csv_and_nothing_else(run, kept):
     expected = pl.read_parquet(kept / "forecast.parquet")
     assert printed["ds"].to_list() == expected["ds"].to_list()
     assert printed["holdfast"].to_list() == expected["holdfast"].to_list()
+
+
+def test_predict_forecasts_other_levels_and_those_of_the_fit_unchanged(run, kept):
+    code, out, err = run("predict", kept, "--levels", "50,80,99")
+    assert (code, err) == (0, "")
+    printed, expected = pl.read_csv(io.StringIO(out)), pl.read_parquet(kept / "forecast.parquet")
+    borders = [f"holdfast-lo-{level}" for level in (99, 80, 50)] + [f"holdfast-hi-{level}" for level in (50, 80, 99)]
+    assert printed.columns[3:] == borders
+    assert all(list(row) == sorted(set(row)) for row in printed.select(borders).rows())
+    for name in ("holdfast", "holdfast-lo-80", "holdfast-hi-80"):
+        assert printed[name].to_list() == expected[name].to_list()
 
 
 def test_predict_writes_csv_and_parquet(run, kept, data, tmp_path):

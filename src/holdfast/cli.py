@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast import __version__
-from holdfast.cli_options import OPTIONS, TABLE_OPTIONS, TEXT_OPTIONS, takes_options
+from holdfast.cli_options import OPTIONS, TABLE_OPTIONS, TEXT_OPTIONS, parse_levels, takes_options
 from holdfast.errors import DataWarning, HoldfastError, printable
 
 app = typer.Typer(
@@ -115,6 +115,12 @@ def predict(
         Path | None, typer.Option("--out", help="forecast.csv or .parquet. [default: print it]")
     ] = None,
     future_data: Annotated[Path | None, typer.Option(help="Table of future covariates over the horizon.")] = None,
+    levels: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_levels, metavar="<str>", help="Prediction intervals in percent. [default: those of the fit]"
+        ),
+    ] = None,
     safe_csv: SafeCsv = False,
 ) -> None:
     """Forecast the next steps of every series."""
@@ -123,7 +129,7 @@ def predict(
 
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", DataWarning)
-        table = predict_run(run, data, future_data, out_file, written=config, safe=safe_csv)
+        table = predict_run(run, data, future_data, out_file, levels=levels, written=config, safe=safe_csv)
     for one in noticed:
         _say(err, str(one.message))
     if out_file is None:

@@ -123,7 +123,7 @@ def _options(texts: dict[str, Any], *, table_only: bool) -> Any:
 
     parsers: dict[str, Callable[[str], Any]] = {
         "season_length": lambda text: text if text == "none" else _several("season-length", text, int),
-        "levels": lambda text: _several("levels", text, float),
+        "levels": parse_levels,
         "bounds": lambda text: _several("bounds", text, float),
         "time_budget": _seconds,
         "sep": lambda text: text.replace("\\t", "\t"),
@@ -136,6 +136,11 @@ def _options(texts: dict[str, Any], *, table_only: bool) -> Any:
     from holdfast.forecasting import Config
 
     return Config(**values)
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """Numbers such as 80,95."""
+    return _several("levels", text, float)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import torch
 from tests.forecasting.small import HORIZON, series, small, table, wave
 from tests.series.small import check as check_frame
 
-from holdfast import DataError
+from holdfast import DataError, OptionError
 from holdfast.forecasting import predict
 from holdfast.forecasting.predict import forecast_table, level_columns, predict_windows
 from holdfast.networks import probabilities_of
@@ -96,6 +96,42 @@ def test_a_forecast_leaves_no_trace(fitted):
     assert first.equals(again)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in fitted.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"head": "gaussian"},
+        {"head": "student-t"},
+        {"head": "negative-binomial"},
+        {"head": "sigmoid", "bounds": (0, 30)},
+        {"preset": "best", "max_steps": 1},
+    ],
+    ids=str,
+)
+def test_other_levels_are_forecast_in_order_next_to_those_of_the_fit(options):
+    frame = table().with_columns(pl.col("y").round())
+    forecaster = small(**options).fit(frame)
+    own, other = forecaster.predict(), forecaster.predict(levels=[99, 80, 50])
+    assert other.select(own.columns[:3]).equals(own.select(own.columns[:3]))
+    assert other.columns[3:] == level_columns((50, 80, 99))
+    borders = other.select(other.columns[3:]).to_numpy()
+    assert (np.diff(borders, axis=1) >= 0).all()
+    assert (borders[:, 0] < borders[:, -1]).all()
+    for name in level_columns((80,)):
+        assert other[name].equals(own[name])
+    assert forecaster.predict().equals(own)
+
+
+@pytest.mark.parametrize("levels", [(), (0.8,), (80, 100), ("wide",)])
+def test_levels_of_a_forecast_are_checked_as_those_of_a_fit(levels):
+    forecaster = small().fit(table())
+    with pytest.raises(OptionError) as asked:
+        forecaster.predict(levels=levels)
+    with pytest.raises(OptionError) as at_fit:
+        small(levels=levels)
+    assert asked.value.problems == at_fit.value.problems
 
 
 def test_an_unknown_future_names_the_covariates_and_series():

@@ -362,14 +362,55 @@ def test_any_levels_in_any_order_even_twice_make_a_head(levels):
     assert head.point(parameters).item() == 2.0
 
 
-@pytest.mark.parametrize("name", ["quantile", "sigmoid"])
-def test_levels_that_were_not_fitted_are_refused_by_name(name):
-    head = make_head(name, (80.0,), (0.0, 1.0))
-    parameters = of_one_window(head, np.zeros((1, 3)), mix=0.5)
-    assert head.quantiles(parameters, (0.1, 0.9)).shape == (1, 1, 2)
-    with pytest.raises(OptionError, match="80") as refused:
-        head.quantiles(parameters, (0.025, 0.5))
-    assert "0.025" in refused.value.problems[0].got
+# levels other than those of the fit
+
+OTHER = (1, 50, 80, 90, 95, 99, 99.99)
+interpolating = pytest.mark.parametrize("head", [QuantileHead(LEVELS), SigmoidHead(LEVELS, -5.0, 20.0)], ids=str)
+
+
+@interpolating
+@pytest.mark.parametrize("seed", range(3))
+def test_other_levels_are_those_of_a_loop(head, seed):
+    raw, fitted, wanted = random_raw(head, 4, seed), probabilities_of(LEVELS), probabilities_of(OTHER)
+    bounded, mix, unit = isinstance(head, SigmoidHead), 0.3, 0.6
+    if bounded:
+        share = (1.5 + 2.5 * mix + 5) / 25
+        mix, unit = math.log(share / (1 - share)), 2.5 * unit / 25 / (share * (1 - share))
+    got = head.quantiles(of_one_window(head, raw, mix=0.3, unit=0.6, scale=unit_scale(1, 1.5, 2.5)), wanted)[0]
+    for k, raw_P in enumerate(raw.tolist()):
+        values = twin.quantiles(mix + unit * raw_P[2], unit, raw_P, fitted)
+        expected = [twin.quantile_at(values, fitted, p) for p in wanted]
+        expected = [-5 + 25 / (1 + math.exp(-x)) if bounded else 1.5 + 2.5 * x for x in expected]
+        assert got[k].tolist() == pytest.approx(expected)
+
+
+@interpolating
+@settings(max_examples=100, deadline=None)
+@given(
+    raw=wild_raw,
+    mix=st.floats(-30, 30),
+    unit=st.floats(1e-6, 1e3),
+    levels=st.lists(st.floats(1, 99.99), min_size=1, max_size=8),
+)
+def test_other_levels_keep_the_order_and_leave_fitted_ones_alone(head, raw, mix, unit, levels):
+    parameters = head.parameters(
+        torch.full((1, 3), mix), torch.tensor([unit]), torch.tensor(raw).view(1, 3, 5), unit_scale(1, 1.0, 2.0)
+    )
+    fitted, wanted = probabilities_of(LEVELS), probabilities_of((*LEVELS, *levels))
+    quantiles = head.quantiles(parameters, wanted)
+    assert (np.diff(quantiles, axis=-1) >= 0).all()
+    assert np.isfinite(quantiles).all()
+    assert np.array_equal(quantiles[..., np.isin(wanted, fitted)], head.quantiles(parameters, fitted))
+    if isinstance(head, SigmoidHead):
+        assert head.low <= quantiles.min() <= quantiles.max() <= head.high
+
+
+@settings(max_examples=50, deadline=None)
+@given(level=st.floats(1, 99.99), mix=st.floats(-100, 100), unit=st.floats(0.01, 100))
+def test_other_levels_of_normal_quantiles_are_normal(level, mix, unit):
+    head, wanted = QuantileHead(LEVELS), probabilities_of((level,))
+    got = head.quantiles(of_one_window(head, np.zeros((1, 5)), mix, unit), wanted)[0, 0]
+    np.testing.assert_allclose(got, stats.norm.ppf(wanted, mix, unit), rtol=1e-6, atol=1e-6 * unit)
 
 
 def test_an_unknown_head_is_refused_with_the_names_that_exist():

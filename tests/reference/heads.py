@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from statistics import NormalDist
 
 from scipy.stats import norm
 
@@ -34,6 +36,15 @@ def pinball(values, probabilities, y):
     for value, probability in zip(values, probabilities, strict=True):
         total += 2 * probability * (y - value) if y >= value else 2 * (1 - probability) * (value - y)
     return total / len(values) + abs(y - values[len(values) // 2])
+
+
+def quantile_at(values, probabilities, wanted):
+    """The value at a probability: on the lines through neighbouring points (z, value), the outermost ones continued."""
+    points = [(NormalDist().inv_cdf(p), value) for p, value in zip(probabilities, values, strict=True)]
+    z = NormalDist().inv_cdf(wanted)
+    lines = list(pairwise(points))
+    (z_0, value_0), (z_1, value_1) = next((line for line in lines if z <= line[1][0]), lines[-1])
+    return value_0 + (value_1 - value_0) * (z - z_0) / (z_1 - z_0)
 
 
 def start_dispersion(mean, unit):

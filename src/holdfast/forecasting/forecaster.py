@@ -99,27 +99,38 @@ class Forecaster(Config):
             start_run(run, prepared, members)
         return self._become(run_training(prepared, members, run=run, show=show))
 
-    def predict(self, df: Any = None, *, future: Any = None) -> Any:
+    def predict(self, df: Any = None, *, future: Any = None, levels: tuple[float, ...] | None = None) -> Any:
         """Forecast the `horizon` steps behind the end of every series.
 
         Args:
             df: Newer or other series, with the columns of the fit; None: the series of the fit.
             future: Future covariates, one row per series and step of the horizon; needed if the fit had some.
+            levels: Prediction intervals in percent, from 1 to 99.99; None: those of the fit. The quantile and sigmoid
+                heads interpolate other levels between their fitted quantiles, and continue them with normal tails.
 
         Returns:
             Columns `unique_id` (or those of `id_col`), `ds`, `holdfast` (the median, or the mean of a count),
             `holdfast-lo-80`, ... in the units of `y`, one row per series and step, sorted by id and time.
 
         Raises:
-            OptionError: The forecaster is not fitted, or this process was forked from one that had computed.
+            OptionError: The forecaster is not fitted, a level is not valid, or this process was forked from one that
+                had computed.
             DataError: With everything that is wrong with the tables.
 
         Warns:
             DataWarning: With each thing that makes a forecast of newer data less certain: an outage at its end, a short
                 history, a new category, a gap in a covariate.
+
+        Example:
+            >>> import polars as pl
+            >>> table = pl.DataFrame({"ds": range(40), "y": [10.0, 20.0, 30.0, 40.0] * 10})
+            >>> forecaster = Forecaster(horizon=4, season_length=4, max_steps=0).fit(table)
+            >>> forecaster.predict(levels=(50, 99)).columns[3:]
+            ['holdfast-lo-99', 'holdfast-lo-50', 'holdfast-hi-50', 'holdfast-hi-99']
         """
         refuse_fork()
         fitted = self.fitted
+        asked = self.config if levels is None else replace(self.config, levels=levels)
         kind, store = fitted.prepared.kind, fitted.prepared.store
         if df is not None or future is not None:
             kind, checked = self._check_again(fitted.prepared, df, future)
@@ -128,7 +139,7 @@ class Forecaster(Config):
                 if note not in known:
                     warnings.warn(note, DataWarning, stacklevel=2)
         windows = fitted.windows_of(store)
-        table = forecast_table(fitted.networks, store, windows, self.levels, floored=fitted.floored)
+        table = forecast_table(fitted.networks, store, windows, asked.levels, floored=fitted.floored)
         return like(user_names(self, table), kind)
 
     def backtest(self, df: Any, n_windows: int = 3, *, show: Show | None = None) -> Any:

@@ -33,19 +33,21 @@ def predict_run(
     future: Path | None,
     out: Path | None,
     *,
+    levels: tuple[float, ...] | None = None,
     written: TableOptions | None = None,
     safe: bool = False,
 ) -> pl.DataFrame:
     """Forecast with a kept run, and write the forecasts to `out`, with `safe` for a spreadsheet.
 
-    `written` says how the tables are written, where that is not as in the fit.
+    `levels` are those of the intervals, where they are not as in the fit; `written` says the same of how the tables are
+    written.
     """
     forecaster = Forecaster.load(run)
     options = table_options_of(forecaster)
     given = {name: getattr(written, name, None) for name in DIALECT}
     options = replace(options, **{name: value for name, value in given.items() if value is not None})
     opened = [None if path is None else open_table(path, options) for path in (data, future)]
-    table: pl.DataFrame = forecaster.predict(opened[0], future=opened[1])
+    table: pl.DataFrame = forecaster.predict(opened[0], future=opened[1], levels=levels)
     if out is not None:
         write_table(table, out, safe=safe)
     return table

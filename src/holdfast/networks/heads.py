@@ -137,8 +137,8 @@ class QuantileHead(Head):
         return parameters.scale.restore(parameters.values_BFP[..., self._steps.middle])
 
     def quantiles(self, parameters: HeadParameters, probabilities: Sequence[float]) -> NDArray[np.float64]:
-        """The fitted quantiles; others are refused."""
-        return self._steps.select(_numpy(parameters.scale.restore(parameters.values_BFP)), probabilities)
+        """The fitted quantiles, and others by interpolation (see `QuantileSteps.at`)."""
+        return _numpy(self._steps.at(parameters.values_BFP, probabilities, parameters.scale.restore))
 
 
 @dataclass(frozen=True)
@@ -173,31 +173,31 @@ class SigmoidHead(Head):
         return len(self._steps.probabilities)
 
     def parameters(self, mix_BF: Tensor, unit_B: Tensor, raw_BFP: Tensor, scale: WindowScale) -> HeadParameters:
-        """Quantiles as shares of the way from low to high."""
+        """Logits of the quantiles, as shares of the way from low to high."""
         width = self.high - self.low
         share_BF = ((scale.restore(mix_BF) - self.low) / width).clamp(SMALLEST_SHARE, 1 - SMALLEST_SHARE)
         unit_share_B1 = (unit_B * scale.scale_B / width)[:, None]
         unit_BF = (unit_share_B1 / (share_BF * (1 - share_BF))).clamp(*LOGIT_UNITS).to(raw_BFP.dtype)
         median_BF = torch.logit(share_BF).to(raw_BFP.dtype) + unit_BF * raw_BFP[..., self._steps.middle]
-        return HeadParameters(torch.sigmoid(self._steps.spread(median_BF, unit_BF, raw_BFP)), scale)
+        return HeadParameters(self._steps.spread(median_BF, unit_BF, raw_BFP), scale)
 
     def loss(self, parameters: HeadParameters, target: Target) -> Tensor:
         """Pinball loss in units of the series' seasonal naive error."""
         share_BF = ((target.y_BF - self.low) / (self.high - self.low)).float()
-        pinball_BF = self._steps.pinball(parameters.values_BFP, share_BF)
+        pinball_BF = self._steps.pinball(torch.sigmoid(parameters.values_BFP), share_BF)
         return pinball_BF * ((self.high - self.low) / target.error_scale_B).float()[:, None]
 
-    def _restore(self, share: Tensor) -> Tensor:
+    def _restore(self, logit: Tensor) -> Tensor:
         # clamped, because rounding alone can carry low + (high - low) past high
-        return (self.low + (self.high - self.low) * share.double()).clamp(self.low, self.high)
+        return (self.low + (self.high - self.low) * torch.sigmoid(logit).double()).clamp(self.low, self.high)
 
     def point(self, parameters: HeadParameters) -> Tensor:
         """The median."""
-        return self._restore(parameters.values_BFP[..., self._steps.middle])
+        return self._restore(parameters.values_BFP)[..., self._steps.middle]
 
     def quantiles(self, parameters: HeadParameters, probabilities: Sequence[float]) -> NDArray[np.float64]:
-        """The fitted quantiles; others are refused."""
-        return self._steps.select(_numpy(self._restore(parameters.values_BFP)), probabilities)
+        """The fitted quantiles, and others by interpolation on the logit scale (see `QuantileSteps.at`)."""
+        return _numpy(self._steps.at(parameters.values_BFP, probabilities, self._restore))
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,21 @@
-"""Quantiles that cannot cross: which ones, how far apart, and their loss.
+"""Quantiles that cannot cross: which ones, how far apart, their loss, and others between and beyond them.
 
-Shapes: B windows, F horizon steps, P raw outputs per step, Q quantiles.
+Shapes: B windows, F horizon steps, P raw outputs per step, Q quantiles, K wanted quantiles.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from statistics import NormalDist
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
-
-from holdfast.errors import OptionError, Problem
 
 UNIT_SOFTPLUS = math.log(math.e - 1)  # softplus(UNIT_SOFTPLUS) = 1
 
@@ -58,10 +55,14 @@ class QuantileSteps:
         return probabilities_of(self.levels)
 
     @cached_property
+    def normal_quantiles(self) -> list[float]:
+        """z, the same quantiles of a standard normal."""
+        return [NormalDist().inv_cdf(probability) for probability in self.probabilities]
+
+    @cached_property
     def normal_gaps(self) -> list[float]:
         """Distances between neighbouring quantiles of a standard normal: the widths to start from."""
-        z = [NormalDist().inv_cdf(probability) for probability in self.probabilities]
-        return [upper - lower for lower, upper in pairwise(z)]
+        return [upper - lower for lower, upper in pairwise(self.normal_quantiles)]
 
     @property
     def middle(self) -> int:
@@ -88,16 +89,34 @@ class QuantileSteps:
         pinball_BFQ = 2 * torch.maximum(probability_Q * error_BFQ, (probability_Q - 1) * error_BFQ)
         return pinball_BFQ.mean(-1) + pinball_BFQ[..., self.middle]
 
-    def select(self, quantile_BFQ: NDArray[np.float64], probabilities: Sequence[float]) -> NDArray[np.float64]:
-        """The columns of the wanted probabilities."""
-        missing = [p for p in probabilities if p not in self.probabilities]
-        if missing:
-            raise OptionError(
-                Problem(
-                    "levels of the forecast",
-                    f"levels that this model was fitted with: {', '.join(f'{level:g}' for level in self.levels)}",
-                    f"probabilities {missing}",
-                    "fit again with these --levels, or use --head gaussian or student-t, which have every level",
-                )
-            )
-        return quantile_BFQ[..., [self.probabilities.index(p) for p in probabilities]]
+    def at(self, quantile_BFQ: Tensor, probabilities: Sequence[float], restore: Callable[[Tensor], Tensor]) -> Tensor:
+        """Quantiles [B, F, K] at any probabilities, in the units of the data; fitted ones are returned unchanged.
+
+        Between two fitted quantiles, the new one is linear in z, the quantile of a standard normal. Beyond the
+        outermost, the line through the last two continues, so that the tails are normal.
+
+        Args:
+            quantile_BFQ: The fitted quantiles.
+            probabilities: Above 0 and below 1.
+            restore: Increasing function from the scale of the quantiles to the units of the data.
+
+        Example:
+            >>> steps, fitted_BFQ = QuantileSteps((80.0,)), torch.tensor([[[1.0, 2.0, 4.0]]])
+            >>> steps.at(fitted_BFQ, probabilities_of((50, 80, 99)), torch.Tensor.double).tolist()
+            [[[-0.00993..., 1.0, 1.47369..., 2.0, 3.05261..., 4.0, 6.01986...]]]
+        """
+        restored_BFQ = restore(quantile_BFQ)
+        return torch.stack([self._at(quantile_BFQ, restored_BFQ, p, restore) for p in probabilities], -1)
+
+    def _at(
+        self, quantile_BFQ: Tensor, restored_BFQ: Tensor, probability: float, restore: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        z, after = self.normal_quantiles, bisect_left(self.probabilities, probability)
+        if probability in self.probabilities:
+            return restored_BFQ[..., after]
+        first = min(max(after - 1, 0), len(z) - 2)
+        share = (NormalDist().inv_cdf(probability) - z[first]) / (z[first + 1] - z[first])
+        lower_BF, upper_BF = quantile_BFQ[..., first : first + 2].double().unbind(-1)
+        return restore(lower_BF + share * (upper_BF - lower_BF)).clamp(  # rounding alone can cross a neighbour
+            restored_BFQ[..., after - 1] if after else None, restored_BFQ[..., after] if after < len(z) else None
+        )
