@@ -511,13 +511,16 @@ def test_files_from_windows_are_read_as_any_other(run, data, tmp_path, spoil):
 def test_fit_prints_scores_and_skill_and_keeps_the_run(run, data, kept, tmp_path):
     code, out, err = run("fit", data, *FIT)
     assert code == 0
-    for words in ("MASE", "sMAPE, %", "RMSE", "coverage of 80 %", "scaled CRPS", "season 6: given", "skill"):
+    for words in ("MASE", "sMAPE, %", "RMSE", "coverage of 80 %", "season 6: given", "skill"):
         assert words in out
     assert "nothing will be kept" in err
     assert re.search(r"^step 5/5 ", err, re.MULTILINE)
     scores = json.loads((kept / "metrics.json").read_text())["scores"]
     assert f"{scores['mase']['holdfast']:.3f}" in out
     assert f"{scores['mase']['seasonal_naive']:.3f}" in out
+    for title, name in (("scaled CRPS (mean per series)", "scaled_crps"), ("WQL (all points together)", "wql")):
+        (line,) = (line for line in out.splitlines() if title in line)
+        assert f" {scores[name]['holdfast']:.3f} " in line
 
 
 def test_predict_prints_csv_and_nothing_else(run, kept):

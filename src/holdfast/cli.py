@@ -234,7 +234,13 @@ def _train(run: Callable[[Any], Any], kept: Path | None, go_on: str) -> None:
         _say(out, "that horizon also chose the weights; for scores on windows that did not: holdfast backtest")
 
 
-_SCORE_TITLES = {"mase": "MASE", "smape": "sMAPE, %", "rmse": "RMSE", "scaled_crps": "scaled CRPS"}
+_SCORE_TITLES = {
+    "mase": "MASE",
+    "smape": "sMAPE, %",
+    "rmse": "RMSE",
+    "scaled_crps": "scaled CRPS (mean per series)",
+    "wql": "WQL (all points together)",
+}
 
 
 def _print_scores(scores: dict[str, dict[str, float]], baseline: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.reference import scores as slow
 
-from holdfast.forecasting import mean_scores, owa, score_table, seasonal_naive, skill
-from holdfast.forecasting.metrics import plain_level
+from holdfast.forecasting import mean_scores, owa, score_table, seasonal_naive, skill, weighted_quantile_loss
+from holdfast.forecasting.metrics import plain_level, summary_scores
 from holdfast.series import m4_hourly
 
 LEVELS = (80, 95.5)
@@ -80,6 +80,47 @@ def test_means_are_over_series_and_cutoffs():
     assert "seasonal_naive" not in means["scaled_crps"]
 
 
+def slow_weighted_quantile_loss(cases):
+    borders = [(f"lo-{level}", 0.5 - level / 200) for level in LEVELS]
+    borders += [(f"hi-{level}", 0.5 + level / 200) for level in LEVELS]
+    return slow.weighted_quantile_loss(
+        [(case["y"], {0.5: case["holdfast"], **{p: case[f"holdfast-{name}"] for name, p in borders}}) for case in cases]
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_weighted_quantile_loss_is_that_of_a_plain_loop_over_all_points(seed):
+    _, cases, forecasts, table = make(seed)
+    expected = pytest.approx(slow_weighted_quantile_loss(cases))
+    assert weighted_quantile_loss(forecasts, LEVELS) == expected
+    assert weighted_quantile_loss(forecasts.with_columns(pl.col("y").fill_null(math.nan)), (95.5, 80.0, 80)) == expected
+    scores = score_table(forecasts, table, SEASON, LEVELS)
+    assert summary_scores(scores, forecasts, LEVELS) == {**mean_scores(scores), "wql": {"holdfast": expected}}
+
+
+def test_the_weighted_quantile_loss_weighs_series_by_their_size():
+    _, cases, forecasts, _ = make(0)
+    large = pl.when(pl.col("unique_id") == "b").then(1e9).otherwise(1.0)
+    numbers = [name for name in forecasts.columns if name == "y" or name.startswith("holdfast")]
+    got = weighted_quantile_loss(forecasts.with_columns(pl.col(numbers) * large), LEVELS)
+    assert got == pytest.approx(slow_weighted_quantile_loss([case for case in cases if case["unique_id"] == "b"]))
+
+
+def test_the_weighted_quantile_loss_of_the_median_alone_is_that_of_the_absolute_errors():
+    _, _, forecasts, _ = make(1)
+    seen = forecasts.drop_nulls("y")
+    expected = (seen["y"] - seen["holdfast"]).abs().sum() / seen["y"].abs().sum()
+    assert weighted_quantile_loss(forecasts, ()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("y", [0.0, None, math.nan])
+def test_without_a_value_other_than_zero_there_is_no_weighted_quantile_loss(y):
+    _, _, forecasts, table = make(1)
+    scores = score_table(forecasts, table, SEASON, LEVELS)
+    empty = forecasts.with_columns(y=pl.lit(y, pl.Float64))
+    assert summary_scores(scores, empty, LEVELS)["wql"] == {}
+
+
 def test_nan_is_as_missing_as_null_and_order_and_repeated_levels_do_not_matter():
     _, _, forecasts, table = make(1)
     plain = score_table(forecasts, table, SEASON, LEVELS)
@@ -93,12 +134,11 @@ def test_nan_is_as_missing_as_null_and_order_and_repeated_levels_do_not_matter()
 @given(st.floats(1e-3, 1e3))
 def test_only_rmse_has_a_unit(factor):
     _, _, forecasts, table = make(2)
-    plain = mean_scores(score_table(forecasts, table, SEASON, LEVELS))
     names = ["y", "holdfast", "seasonal_naive", *[name for name in forecasts.columns if "-" in name]]
-    scaled = mean_scores(
-        score_table(
-            forecasts.with_columns(pl.col(names) * factor), table.with_columns(pl.col("y") * factor), SEASON, LEVELS
-        )
+    larger, history = forecasts.with_columns(pl.col(names) * factor), table.with_columns(pl.col("y") * factor)
+    plain, scaled = (
+        summary_scores(score_table(one, known, SEASON, LEVELS), one, LEVELS)
+        for one, known in ((forecasts, table), (larger, history))
     )
     for metric, pair in plain.items():
         by = factor if metric == "rmse" else 1.0

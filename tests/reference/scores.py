@@ -52,6 +52,22 @@ def coverage(y, lower, upper):
     return mean([float(flag) for flag in inside])
 
 
+def weighted_quantile_loss(cases):
+    """Twice the quantile loss over the sum of |y|, both over all points, averaged over the quantiles.
+
+    `cases` holds the values and, by probability, the forecasts of each series and cutoff.
+    """
+    losses, total = {}, 0.0
+    for y, quantiles in cases:
+        total += sum(abs(a) for a in y if a is not None)
+        for probability, forecast in quantiles.items():
+            for a, f in zip(y, forecast, strict=True):
+                if a is not None:
+                    loss = 2 * (probability * (a - f) if a >= f else (1 - probability) * (f - a))
+                    losses[probability] = losses.get(probability, 0.0) + loss
+    return mean([loss / total for loss in losses.values()])
+
+
 def scaled_crps(y, quantiles):
     """Twice the quantile loss, averaged over the quantiles and summed over the steps, over the sum of |y|.
 

@@ -13,7 +13,7 @@ import polars as pl
 from holdfast.forecasting.backtest import backtest_table
 from holdfast.forecasting.fitted import Fitted
 from holdfast.forecasting.forecaster import Forecaster
-from holdfast.forecasting.metrics import mean_scores, naive_title, score_table, skill
+from holdfast.forecasting.metrics import naive_title, score_table, skill, summary_scores
 from holdfast.reports import forecast_figure
 from holdfast.series import RawTable, TableOptions, check_table
 from holdfast.series.datasets import m4_hourly
@@ -29,7 +29,7 @@ class DemoResult:
     """What the demo found.
 
     Attributes:
-        scores: Means over the 414 series on the last 48 hours, which were kept back from the fit.
+        scores: Those of the 414 series on the last 48 hours, which were kept back from the fit.
         skill: 1 - MASE / MASE of the best naive forecast.
         baseline: Which naive forecast that is.
         picture: PNG file.
@@ -65,7 +65,8 @@ def run_demo(
     say(forecaster.summary())
     say(forecaster.diagnose().verdict)
     held_out = _held_out(forecaster.fitted, everything)
-    scores = mean_scores(score_table(held_out, everything, SEASON, forecaster.levels))
+    each = score_table(held_out, everything, SEASON, forecaster.levels)
+    scores = summary_scores(each, held_out, forecaster.levels)
     picture = folder / "forecast.png"
     forecast_figure(
         picture,

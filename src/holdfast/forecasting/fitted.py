@@ -17,7 +17,7 @@ from holdfast.forecasting.backtest import backtest_table
 from holdfast.forecasting.blending import Blending, measure_blend
 from holdfast.forecasting.config import Config, config_facts, config_of
 from holdfast.forecasting.members import Member, device
-from holdfast.forecasting.metrics import mean_scores, naive_title, score_table, skill
+from holdfast.forecasting.metrics import naive_title, score_table, skill, summary_scores
 from holdfast.forecasting.notes import history_notes, target_notes
 from holdfast.forecasting.plan import make_network, training_config
 from holdfast.forecasting.predict import forecast_table, never_negative
@@ -219,7 +219,8 @@ def held_out_scores(prepared: Prepared, members: Sequence[Member]) -> dict[str, 
     networks = [member.task.network for member in members]
     floored = not prepared.config.allow_negative
     table = backtest_table(networks, prepared.store, task.windows, cutoff_n, levels, floored=floored)
-    scores = mean_scores(score_table(table, prepared.checked.table, task.network.config.naive_season, levels))
+    each = score_table(table, prepared.checked.table, task.network.config.naive_season, levels)
+    scores = summary_scores(each, table, levels)
     return {"skill": skill(scores), "scores": scores, "baseline": naive_title(task.network.config.baseline_season)}
 
 

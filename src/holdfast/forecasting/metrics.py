@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -39,7 +40,8 @@ def score_table(
 
     MASE = mean |y - f| / in-sample mean |y_t - y_{t-m}| (Hyndman and Koehler 2006);
     sMAPE = mean 200 |y - f| / (|y| + |f|), in percent, as in the M4 competition;
-    coverage is the share of values inside the interval; scaled CRPS is the mean quantile loss over mean |y|.
+    coverage is the share of values inside the interval; scaled CRPS is the mean quantile loss over mean |y|, in each
+    series (for all points together see `weighted_quantile_loss`).
     Computed by utilsforecast; steps whose value is missing are left out.
 
     Args:
@@ -98,6 +100,53 @@ def mean_scores(table: pl.DataFrame) -> dict[str, dict[str, float]]:
         means = {model: rows[model].filter(rows[model].is_finite()).mean() for model in (MODEL, BASELINE)}
         result[name] = {model: float(value) for model, value in means.items() if isinstance(value, float)}
     return result
+
+
+def weighted_quantile_loss(forecasts: pl.DataFrame, levels: Sequence[float]) -> float:
+    """The weighted quantile loss (WQL) of `holdfast` over all points of all series and cutoffs together.
+
+    WQL = sum over points and quantiles of 2 max(p (y - f_p), (p - 1) (y - f_p)) / (number of quantiles * sum |y|),
+    over the borders of the intervals and the point forecast, which counts as the median. Series with large values weigh
+    more; steps whose value is missing are left out. With the levels 20, 40, 60 and 80 it is the CRPS of GIFT-Eval.
+
+    Args:
+        forecasts: Columns `y`, `holdfast` and two per level, as `Forecaster.backtest` returns them.
+        levels: Interval levels in percent.
+
+    Returns:
+        One number without a unit, lower is better; inf or nan if no value other than 0 was observed.
+
+    Example:
+        >>> forecasts = pl.DataFrame({"y": [10.0, 100.0], "holdfast": [11.0, 100.0],
+        ...     "holdfast-lo-80": [9.0, 90.0], "holdfast-hi-80": [13.0, 120.0]})
+        >>> weighted_quantile_loss(forecasts, (80,))  # (1 + 0.2 + 0.6 + 2 + 4) / (3 * 110)
+        0.02363...
+
+    Reference:
+        Aksu et al. 2024, GIFT-Eval, arXiv:2410.10393.
+    """
+    quantiles = [(0.5, MODEL)]
+    for level in {plain_level(level) for level in levels}:
+        tail = (100 - level) / 200
+        quantiles += [(tail, f"{MODEL}-lo-{level}"), (1 - tail, f"{MODEL}-hi-{level}")]
+    errors = [(p, pl.col("y") - pl.col(name)) for p, name in quantiles]
+    loss = pl.sum_horizontal(2 * pl.max_horizontal(p * error, (p - 1) * error) for p, error in errors)
+    observed = forecasts.filter(pl.col("y").is_not_null() & pl.col("y").is_not_nan())
+    return float(observed.select(loss.sum() / (len(quantiles) * pl.col("y").abs().sum())).item())
+
+
+def summary_scores(
+    scores: pl.DataFrame, forecasts: pl.DataFrame, levels: Sequence[float]
+) -> dict[str, dict[str, float]]:
+    """What is printed and kept of scores: `mean_scores`, and under `wql` the weighted quantile loss where it is finite.
+
+    Args:
+        scores: As `score_table` returns them for the forecasts.
+        forecasts: As for `score_table`.
+        levels: Interval levels in percent.
+    """
+    wql = weighted_quantile_loss(forecasts, levels)
+    return {**mean_scores(scores), "wql": {MODEL: wql} if math.isfinite(wql) else {}}
 
 
 def skill(scores: dict[str, dict[str, float]], metric: str = "mase") -> float:

@@ -13,7 +13,7 @@ from holdfast.flow import Diagnosis
 from holdfast.forecasting.config import Config
 from holdfast.forecasting.diagnosis import case_of_run, diagnose_case, diagnosis_panels
 from holdfast.forecasting.forecaster import Forecaster, backtest_fitted, forecaster_of
-from holdfast.forecasting.metrics import mean_scores, naive_title, score_table
+from holdfast.forecasting.metrics import naive_title, score_table, summary_scores
 from holdfast.forecasting.prepared import user_names
 from holdfast.reports import flow_figure
 from holdfast.series import DIALECT, TableOptions, open_table, table_options_of, write_table
@@ -65,7 +65,7 @@ def backtest_file(
     """Backtest a file; with `out` the scores of each series and cutoff are written there.
 
     Returns:
-        Mean scores, and the name of the naive forecast in them.
+        Scores as they are printed, and the name of the naive forecast in them.
     """
     if out is not None:
         check_place(out)
@@ -73,7 +73,7 @@ def backtest_file(
     scores = score_table(table, fitted.prepared.checked.table, fitted.network.config.naive_season, config.levels)
     if out is not None:
         write_table(user_names(config, scores), out, safe=safe)
-    return mean_scores(scores), naive_title(fitted.network.config.baseline_season)
+    return summary_scores(scores, table, config.levels), naive_title(fitted.network.config.baseline_season)
 
 
 def diagnose_run(run: Path | str, data: Path | str | None = None, picture: Path | None = None) -> Diagnosis:
