@@ -37,7 +37,7 @@ Side = Callable[[bool], tuple[float, int, float]]  # with the probe or without: 
 def fit_side(steps: int) -> Side:
     """A fit with the defaults, without what comes before and after its loop."""
     prepared = prepare(Config(horizon=48, season_length=24, max_steps=steps), RawTable(m4_hourly("train")))
-    config = training_config(prepared.config)
+    config = training_config(prepared.config, plan(prepared))
 
     def run(probed: bool) -> tuple[float, int, float]:
         task = plan(prepared)

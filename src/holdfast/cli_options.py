@@ -15,7 +15,8 @@ from holdfast.errors import OptionError, Problem
 OPTIONS: dict[str, tuple[type, str]] = {
     "preset": (
         str,
-        "default (one network) or best (six of different contexts and cells, whose quantiles are averaged). "
+        "fast (naive and linear forecasts, no training), default (one network) or best (six of different contexts and "
+        "cells, whose quantiles are averaged). "
         "[default: default]",
     ),
     "horizon": (int, "Steps to forecast. [default: the usual number for the frequency]"),
@@ -24,7 +25,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
         "Steps in one season, or several (24,168); more are looked for, 1: without a usual one; none: no season. "
         "[default: by frequency]",
     ),
-    "context_length": (int, "Past steps fed. [default: two of the longest season, at most 16384]"),
+    "context_length": (int, "Past steps fed. [default: two of the longest season or more, at most 16384]"),
     "cell": (str, "lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear. [default: lstm]"),
     "init": (str, "orthogonal, identity, critical, chrono, uniform or radius:0.9. [default: orthogonal]"),
     "constraint": (
@@ -57,7 +58,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "optimizer": (str, "adamw or sgd. [default: adamw]"),
     "lr": (float, "Peak learning rate. [default: 0.002 for adamw, 0.05 for sgd]"),
     "batch_size": (int, "Windows per step. [default: 128]"),
-    "max_steps": (int, "Most optimiser steps of each network. [default: 1200]"),
+    "max_steps": (int, "Most optimiser steps of each network. [default: 50 to 1200, by the number of windows]"),
     "time_budget": (str, "Most time for training, of all networks: 120s, 2m, 1h. [default: no limit]"),
     "seed": (int, "Of weights, windows and dropout. [default: 0]"),
     "id_col": (str, "Column that tells series apart, or several: store,item. [default: unique_id]"),

@@ -76,7 +76,7 @@ def test_newer_rows_are_forecast_as_if_they_had_been_there_all_along(data, fitte
     assert not forecast.drop("ds").equals(fitted.predict().drop("ds"))
     assert fitted.predict(data).equals(fitted.predict())
     blend = fitted.fitted.network.blend
-    measured = float(blend.share), float(blend.width)
+    measured = blend.weight_M.tolist(), float(blend.width)
     blend.set()  # exponential smoothing looks back farther than the network
     alone = fitted.predict(newer)
     assert alone.equals(fitted.predict(newer.filter(pl.col("ds") >= 80 - context)))

@@ -100,8 +100,8 @@ def test_a_backtest_averages_too():
 
 
 def test_other_presets_are_refused():
-    with pytest.raises(OptionError, match="one of default, best"):
-        Forecaster(preset="fast")
+    with pytest.raises(OptionError, match="one of fast, default, best"):
+        Forecaster(preset="slow")
 
 
 # ---------------------------------------------------------------- what is said
@@ -112,6 +112,16 @@ def test_all_steps_are_shown_as_one_run():
     small(preset="best", max_steps=2).fit(table(), show=seen.append)
     assert [outlook.step for outlook in seen] == list(range(1, 2 * MEMBERS + 1))
     assert {outlook.planned_steps for outlook in seen} == {2 * MEMBERS}
+
+
+def test_networks_of_different_numbers_of_steps_are_shown_as_one_run_too():
+    """Those of short contexts have more windows to learn from, and so more steps."""
+    seen = []
+    fitted = small(preset="best", max_steps=None, hidden_size=2).fit(level_table(140), show=seen.append).fitted
+    steps = [member["steps"] for member in fitted.metrics["members"]]
+    assert len(set(steps)) > 1
+    assert [outlook.step for outlook in seen] == list(range(1, sum(steps) + 1))
+    assert {outlook.planned_steps for outlook in seen} == {sum(steps)}
     assert seen[-1].seconds_left == 0
 
 

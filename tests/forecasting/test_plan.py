@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +14,7 @@ from tests.forecasting.small import HORIZON, SEASON, series, small, table, wave
 from tests.reference import anchors as slow
 
 from holdfast import Config
+from holdfast.forecasting import anchors
 from holdfast.forecasting.anchors import (
     NEAR_BEST,
     SHARE,
@@ -21,7 +24,7 @@ from holdfast.forecasting.anchors import (
     useful_linear,
 )
 from holdfast.forecasting.members import plan
-from holdfast.forecasting.plan import context_and_segment, training_config
+from holdfast.forecasting.plan import context_and_segment, steps_worth, training_config
 from holdfast.forecasting.prepared import prepare
 from holdfast.networks import anchor_forecasts, candidate_anchors
 from holdfast.series import LARGEST_CONTEXT, RawTable
@@ -48,6 +51,8 @@ def prepared(frame, **options):
         ({}, (12,), 99, 49, (60, 12)),  # whole segments, so a little more than there is
         ({}, (), 6, 30, (12, 1)),
         ({}, (), 6, 1, (1, 1)),
+        ({}, (), 12, 200, (24, 2)),  # without a season a sixteenth of the context
+        ({}, (), 20, 200, (42, 3)),
         ({"context_length": 50}, (24,), 48, 960, (50, 1)),
         ({"context_length": 100}, (24,), 48, 960, (120, 24)),
         ({"segment": 5}, (24,), 48, 960, (100, 5)),
@@ -58,8 +63,8 @@ def prepared(frame, **options):
         ({}, (1440, 10080), 1440, 16_000, (17280, 1440)),  # what there is, in whole segments
         ({}, (24, 8760), 48, 90_000, (16368, 48)),  # two days a segment: a day would be 682 of them
         ({}, (3600,), 3600, 10_000, (10_000, 20)),  # the least part of a season that makes at most 512 segments
-        ({}, (), 3600, 10_000, (7200, 15)),
-        ({}, (), 30_000, 200_000, (16384, 32)),
+        ({}, (), 3600, 10_000, (7200, 450)),
+        ({}, (), 30_000, 200_000, (16384, 1024)),
         ({"segment": 20_000}, (), 30_000, 200_000, (20_000, 20_000)),
         ({"segment": 1}, (3600,), 3600, 10_000, (10_000, 1)),
         ({"context_length": 86_400}, (3600, 86_400), 3600, 259_200, (86_400, 3600)),
@@ -128,9 +133,12 @@ def test_a_season_that_no_context_holds_is_left_out_and_the_summary_says_so():
 @pytest.mark.parametrize("horizon", [1, 2, 12])
 def test_without_a_season_the_context_is_two_horizons_and_no_two_anchors_are_alike(said, horizon):
     frame = series({name: np.random.default_rng(place).normal(5, 1, 200) for place, name in enumerate("ab")})
-    shapes = plan(prepared(frame, season_length=said, horizon=horizon)).network.config
+    data = prepared(frame, season_length=said, horizon=horizon)
+    usual, segment = context_and_segment(data.config, (), horizon, 200)
+    assert (usual, segment) == (2 * horizon, -(-2 * horizon // 16))
+    shapes = plan(replace(data, config=replace(data.config, context_length=usual))).network.config
     assert (shapes.seasons, shapes.naive_season) == ((), 1)
-    assert (shapes.context_length, shapes.segment) == (2 * horizon, 1)
+    assert (shapes.context_length, shapes.segment) == (usual, segment)
     candidates = candidate_anchors((), horizon)
     assert set(shapes.anchors) <= {*candidates, ("linear", 2 * horizon)}
     z_BT, mask_BT = torch.randn(3, 2 * horizon), torch.ones(3, 2 * horizon, dtype=torch.bool)
@@ -272,10 +280,10 @@ def autoregressive(rows, seed):
     return 50 + y
 
 
-def looks_at(values, context_length=8):
+def looks_at(values, context_length=8, seasons=(1,)):
     store = prepared(series(values), season_length=1).store
     split = split_series(store.lengths, context_length, HORIZON)
-    return TrainingWindows(Windows.from_store(store), split, context_length, HORIZON, (1,))
+    return TrainingWindows(Windows.from_store(store), split, context_length, HORIZON, seasons)
 
 
 def test_the_linear_forecast_is_the_ridge_that_forecasts_late_windows_best():
@@ -299,20 +307,68 @@ def test_the_linear_forecast_is_the_ridge_that_forecasts_late_windows_best():
                 unit = slow.naive_error([None if v is None else (v - level) / spread for v in recent], 1)
                 yield z, (y[i][cutoff : cutoff + HORIZON] - level) / spread, max(unit, 1e-3)
 
-    def slow_ridges(first_n, last_n):
+    def slow_ridges(first_n, last_n, robust):
+        draws = min(-(-int(np.maximum(last_n - first_n + 1, 0).sum()) // 1024), 8)
         whole = [
-            (z / unit, target / unit) for z, target, unit in windows(first_n, last_n, 8) if np.isfinite(target).all()
+            (z / unit, target / unit)
+            for z, target, unit in windows(first_n, last_n, draws)
+            if np.isfinite(target).all()
         ]
         x, t = (np.stack(part) for part in zip(*whole, strict=True))
-        added = np.trace(x.T @ x) / 8 * np.eye(8)
-        return [np.linalg.solve(x.T @ x + strength * added, x.T @ t) for strength in STRENGTHS]
 
-    early = slow_ridges(split.first_n, late_n - HORIZON)
+        def solve(strength, weights):
+            square = sum(w * np.outer(each, each) for w, each in zip(weights, x, strict=True))
+            cross = sum(w * np.outer(each, target) for w, each, target in zip(weights, x, t, strict=True))
+            return np.linalg.solve(square + strength * np.trace(square) / 8 * np.eye(8), cross)
+
+        weights = np.ones(len(x))
+        for _ in range(5 if robust else 0):
+            errors = np.abs(x @ solve(STRENGTHS[3], weights) - t).mean(1)
+            middle = np.sort(errors)[(len(errors) - 1) // 2]
+            weights = 1 / np.maximum(errors, middle)
+        return [solve(strength, weights) for strength in STRENGTHS]
+
+    early = [w for robust in (False, True) for w in slow_ridges(split.first_n, late_n - HORIZON, robust)]
     judged = list(windows(late_n, split.last_n, 1))
     errors = [np.nanmean([abs(z @ w - target) / unit for z, target, unit in judged]) for w in early]
     best = int(np.argmin(errors))
     got_TF = useful_linear(looks, [("last", 1)])
-    np.testing.assert_allclose(got_TF, slow_ridges(split.first_n, split.last_n)[best], atol=2e-4)
+    expected_TF = slow_ridges(split.first_n, split.last_n, best >= len(STRENGTHS))[best % len(STRENGTHS)]
+    np.testing.assert_allclose(got_TF, expected_TF, atol=2e-4)
+
+
+def test_a_few_wild_windows_do_not_decide_the_linear_forecast(monkeypatch):
+    """One value of each series is a hundred deviations away: squares are about the windows that have to forecast it."""
+    values = {str(seed): autoregressive(400, seed) for seed in range(6)}
+    for seed, y in enumerate(values.values()):
+        y[20 + 7 * seed] += 300
+    looks = looks_at(values, 12, seasons=())
+    w_TF = useful_linear(looks, [("last", 1)])
+    assert w_TF[-1, 0] == pytest.approx(1.2, abs=0.3) and w_TF[-2, 0] == pytest.approx(-0.6, abs=0.3)
+    monkeypatch.setattr(anchors, "ROUNDS", 0)  # of weighting
+    assert abs(useful_linear(looks, [("last", 1)])[-1, 0]) < 0.3
+
+
+# ---------------------------------------------------------------- the context
+
+
+def test_the_context_reaches_as_far_back_as_the_data_say_something():
+    """y_t follows y_{t-40}, in other series y_{t-1} alone: 8 steps know nothing of the one and all of the other."""
+    rng = np.random.default_rng(0)
+
+    def echo(rows):
+        y = rng.normal(0, 1, rows)
+        for t in range(40, rows):
+            y[t] = 0.95 * y[t - 40] + 0.2 * y[t]
+        return y
+
+    far = plan(prepared(series({str(k): echo(400) for k in range(4)}), season_length="none", context_length=None))
+    assert far.network.config.context_length == 8 * 2 * HORIZON
+    near = {str(k): np.random.default_rng(k).normal(0, 1, 400).cumsum() for k in range(4)}  # the last value is all
+    task = plan(prepared(series(near), season_length="none", context_length=None))
+    assert task.network.config.context_length == 2 * HORIZON
+    given = plan(prepared(series(near), season_length="none", context_length=20))
+    assert given.network.config.context_length == 20
 
 
 def test_where_a_linear_forecast_is_best_it_is_found():
@@ -361,7 +417,7 @@ def test_figures_of_covariates_come_from_rows_that_may_be_learned_from():
         size=pl.when(pl.col("unique_id") == "a").then(1.0).otherwise(5.0),
     )
     task = plan(prepared(frame, future="price", past="temperature", static="size"), kept_back=2)
-    until = 60 - 2 * HORIZON - 5  # a tenth of what is left
+    until = 60 - 2 * HORIZON - 52 // 5  # a fifth of what is left is held out
     seen = frame.filter(pl.col("ds") < until)
     network = task.network
     assert float(network.known.mean_C[0]) == pytest.approx(seen["price"].mean())
@@ -386,8 +442,19 @@ def test_every_option_of_training_arrives():
         "penalty": "omega:0.5",
         "seed": 3,
     }
-    got = training_config(Config(**options))
+    got = training_config(Config(**options), plan(prepared(table())))
     assert {name: getattr(got, name) for name in options} == options
+
+
+def test_a_fit_takes_as_many_steps_as_its_windows_are_worth():
+    task = plan(prepared(table()))
+    config = Config(preset="default")
+    assert training_config(config, task).max_steps == steps_worth(task.split, 2) == 50
+    assert training_config(Config(max_steps=7), task).max_steps == 7
+    assert training_config(Config(preset="fast"), task).max_steps == 0
+    many, more = (split_series(np.full(series, 200), 24, 6) for series in (100, 400))
+    assert steps_worth(more, 10) == pytest.approx(2 * steps_worth(many, 10), abs=50)  # by the root of their number
+    assert steps_worth(split_series(np.full(5000, 200), 24, 6), 10) == 1200
 
 
 def test_every_option_of_the_network_arrives():

@@ -14,10 +14,9 @@ def cutoffs(length, context_length, horizon, n_usable):
     """Row `until` of one series, the cutoffs to train on, and those to validate from."""
     if length - horizon < 2:  # no row to see and row to learn from before the held-out ones
         return length, [], []
-    each = math.ceil(256 / n_usable)  # windows that this series has to give
-    until = length - horizon
-    if each > 1 and length // 10 > horizon:
-        until = length - length // 10
+    wanted = math.ceil(256 / n_usable)  # windows that this series has to give
+    held_out = max(horizon, min(3 * horizon, length // 5), length // 10 if wanted > 1 else 0)
+    each, until = max(wanted, 3), length - held_out
     last = until - horizon if until > horizon else until - 1
     first = min(context_length, max(last // 2, 1))
     spare = length - horizon - until

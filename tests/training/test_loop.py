@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from tests.reference import training as twin
-from tests.training.small import assert_same_bits, config, make_network, make_task
+from tests.training.small import HORIZON, assert_same_bits, config, make_network, make_task
 
 from holdfast.errors import RunDirectoryError
 from holdfast.telemetry import FlowRecord, StepRecord, TelemetryLog, ValidationRecord, read_telemetry
@@ -278,13 +278,28 @@ def test_no_steps_leave_the_untrained_network():
 
 
 def test_where_validation_sees_nothing_the_first_weights_are_kept():
-    series = [np.append(20 + np.arange(30.0) ** 1.5, [math.nan] * 3)]
+    series = [np.append(20 + np.arange(24.0) ** 1.5, [math.nan] * 2 * HORIZON)]  # all that is held out
     task = make_task(series)
     before = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
     with TelemetryLog() as log:
         progress = train(task, config(max_steps=3), log)
     assert (progress.best_loss, progress.best_step) == (math.inf, 0)
     assert_same_bits(dict(task.network.state_dict()), before)
+
+
+@pytest.mark.parametrize(("planned", "patience"), [(240, 150), (301, 150), (420, 250)])
+def test_training_ends_when_half_of_its_steps_brought_nothing(planned, patience, tmp_path):
+    path = tmp_path / "state"
+    with TelemetryLog() as log:
+        progress = train(make_task(), config(max_steps=planned, lr=0.1), log, checkpoint=path)
+    losses = {record.step: record.loss for record in log.records if isinstance(record, ValidationRecord)}
+    assert progress.best_loss == losses[progress.best_step] == min(losses.values())
+    assert progress.step == max(losses) == progress.best_step + patience < planned == progress.planned_steps
+    task = make_task()
+    with TelemetryLog() as log:
+        resumed = train(task, config(max_steps=planned, lr=0.1), log, checkpoint=path, resume=True)
+    assert (resumed.step, log.steps) == (progress.step, [])
+    assert_same_bits(dict(task.network.state_dict()), progress.best_weights)
 
 
 def test_a_checkpoint_that_is_missing_or_damaged_is_no_start(tmp_path):

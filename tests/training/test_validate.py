@@ -74,7 +74,7 @@ def test_where_seasonal_naive_is_exact_there_is_no_skill_to_speak_of():
 
 
 def test_without_an_observed_target_everything_is_nan():
-    record = score(make_task([np.append(np.arange(20.0), [math.nan] * 3)]))
+    record = score(make_task([np.append(np.arange(20.0), [math.nan] * 4)]))
     assert all(math.isnan(value) for value in (record.loss, record.error, record.naive_error, record.skill))
 
 

@@ -26,7 +26,7 @@ from holdfast.series.options import (
 from holdfast.training import parse_penalty
 
 LARGEST_SEED = 2**63 - 1
-PRESETS = ("default", "best")
+PRESETS = ("fast", "default", "best")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -34,10 +34,12 @@ class Config(TableOptions):
     """What to forecast, with which network, trained how; with the options of `TableOptions`.
 
     Attributes:
-        preset: default, one network; or best, six networks of different contexts, cells and seeds, whose quantiles are
-            averaged: more accurate, and six times the work. What is given beside it holds for all of them.
+        preset: default, one network; fast, naive and linear forecasts alone, without training; or best, six networks of
+            different contexts, cells and seeds, whose quantiles are averaged: more accurate, and six times the work.
+            What is given beside it holds for all of them.
         context_length: Past steps fed, rounded up to whole segments. None: two of the longest season, at least four of
-            the first, but at most 16384 steps; longer seasons are left out then.
+            the first, or as far as a linear forecast of training windows gains from more, but at most 16384 steps;
+            longer seasons are left out then.
         cell: lstm, gru, rnn-tanh, rnn-relu, rnn-sigmoid or rnn-linear.
         init: How the recurrent weights start: orthogonal, identity or critical (rnn), chrono (gru, lstm), uniform
             (as torch), or radius:0.9 (spectral radius).
@@ -46,7 +48,7 @@ class Config(TableOptions):
         hidden_size: Units per recurrent layer.
         layers: Recurrent layers.
         segment: Steps fed as one recurrent step. None: one season where it fits into the context four times, else 1;
-            more where that would be more than 512 recurrent steps.
+            more where that would be more than 512 recurrent steps, or without a season more than 16.
         dropout: Share of hidden values dropped while training, at least 0 and below 1.
         head: quantile, gaussian, student-t, negative-binomial (counts) or sigmoid (bounded targets).
         levels: Prediction intervals in percent, from 1 to 99.99.
@@ -61,7 +63,8 @@ class Config(TableOptions):
         optimizer: adamw or sgd.
         lr: Peak learning rate. None: 2e-3 for adamw, 5e-2 for sgd.
         batch_size: Windows per step.
-        max_steps: Most optimiser steps of each network; 0 leaves the mean of the anchors.
+        max_steps: Most optimiser steps of each network; 0 leaves the mean of the anchors. None: 50 to 1200, by the
+            number of windows to learn from. Training stops before where validation says so.
         time_budget: Most seconds of training, of all networks together. None: no limit.
         seed: Of weights, windows and dropout.
 
@@ -99,7 +102,7 @@ class Config(TableOptions):
     optimizer: str = "adamw"
     lr: float | None = None
     batch_size: int = 128
-    max_steps: int = 1200
+    max_steps: int | None = None
     time_budget: float | None = None
     seed: int = 0
 
@@ -136,6 +139,7 @@ def config_of(facts: dict[str, Any]) -> Config:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {"cell": CELLS, "head": HEADS, "preset": PRESETS, "optimizer": ("adamw", "sgd")}
+OPTIONAL = ("context_length", "segment", "max_steps")
 _WHOLE = {"context_length": 1, "hidden_size": 1, "layers": 1, "segment": 1, "batch_size": 1, "max_steps": 0, "seed": 0}
 
 
@@ -146,7 +150,7 @@ def _problems(config: Config) -> Iterator[Problem]:
         if value not in choices:
             yield wrong(name, f"one of {', '.join(choices)}", value, f"give --{flag(name)} {choices[0]}")
     for name, least in _WHOLE.items():
-        yield from whole_problem(name, getattr(config, name), least, optional=name in ("context_length", "segment"))
+        yield from whole_problem(name, getattr(config, name), least, optional=name in OPTIONAL)
     yield from _number_problems(config)
     yield from _sequence_problems(config)
     yield from _clip_problems(config)

@@ -87,7 +87,7 @@ def case_of_run(run: Path) -> Case:
     options, shapes = members[which]
     prepared = replace(prepared, config=options)
     task = plan_again(prepared, shapes).task
-    config = training_config(prepared.config)
+    config = training_config(prepared.config, task)
     bad = _last_bad_steps(records)
     newest = int(load_tensors(checkpoint)[1]["step"]) if checkpoint.exists() else 0
     step = max(bad[0].step, newest + 1) if bad else newest + 1
@@ -136,7 +136,7 @@ def _case(prepared: Prepared, task: Task, step: int, records: Sequence[Record], 
         expected = f"a series of more than {horizon + 1} rows, the horizon and one more"
         fix = "give longer series, or a shorter horizon"
         raise DataError(Problem("the table", expected, f"at most {int(task.split.until_n.max())} rows", fix))
-    return Case(prepared, task, task.draw(training_config(prepared.config), step), step, records, note)
+    return Case(prepared, task, task.draw(training_config(prepared.config, task), step), step, records, note)
 
 
 def _last_bad_steps(records: Sequence[Record]) -> list[StepRecord]:

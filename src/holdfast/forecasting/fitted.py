@@ -125,8 +125,9 @@ def run_training(
     """
     trained, facts = [], []
     places = [None] * len(members) if run is None else rundir.places(run, len(members))
+    planned = [training_config(member.prepared.config, member.task).max_steps for member in members]
     for number, (member, place) in enumerate(zip(members, places, strict=True)):
-        showing = None if show is None else _show_all(show, number, len(members))
+        showing = None if show is None else _show_all(show, planned, number)
         try:
             progress, log, blending = _train_member(member, place, resume=resume, show=showing)
         except TrainingError as error:
@@ -147,27 +148,28 @@ def _train_member(
     checkpoint = place / rundir.CHECKPOINT if place else None
     resume = resume and checkpoint is not None and checkpoint.exists()
     keep_until = int(load_tensors(checkpoint)[1]["step"]) if resume and checkpoint else None
-    config = training_config(member.prepared.config)
     task = member.task
+    config = training_config(member.prepared.config, task)
     with TelemetryLog(place / rundir.TELEMETRY if place else None, keep_until) as log:
         progress = train(task, config, log, checkpoint=checkpoint, resume=resume, show=show)
-    levels = member.prepared.config.levels
+    levels, smoothing = member.prepared.config.levels, member.prepared.config.preset != "fast"
     task.network.blend.set()
     measure_widening(task.network, task.windows, task.split, levels)
-    return progress, log, measure_blend(task.network, task.windows, task.split, task.error_scale_n, levels)
+    return progress, log, measure_blend(task.network, task.windows, task.split, levels, smoothing=smoothing)
 
 
-def _show_all(show: Show, number: int, count: int) -> Show:
-    """Show a member's steps as a part of those of all members."""
+def _show_all(show: Show, planned: Sequence[int], number: int) -> Show:
+    """Show a member's steps as a part of those of all members; a time budget shortens all alike."""
 
     def show_one(outlook: Outlook) -> None:
-        planned = outlook.planned_steps
-        pace = outlook.seconds_left / max(planned - outlook.step, 1)
-        seconds_left = outlook.seconds_left + pace * planned * (count - 1 - number)
-        step = number * planned + outlook.step
-        show(replace(outlook, step=step, planned_steps=count * planned, seconds_left=seconds_left))
+        share = outlook.planned_steps / planned[number]
+        before, after = (round(share * sum(part)) for part in (planned[:number], planned[number + 1 :]))
+        pace = outlook.seconds_left / max(outlook.planned_steps - outlook.step, 1)
+        step, planned_steps = before + outlook.step, before + outlook.planned_steps + after
+        seconds_left = outlook.seconds_left + pace * after
+        show(replace(outlook, step=step, planned_steps=planned_steps, seconds_left=seconds_left))
 
-    return show_one if count > 1 else show
+    return show_one if len(planned) > 1 else show
 
 
 def _left_behind(run: Path, place: Path) -> str:
@@ -184,7 +186,7 @@ def _left_behind(run: Path, place: Path) -> str:
 
 def _training_facts(member: Member, progress: Progress, log: TelemetryLog, blending: Blending) -> dict[str, Any]:
     """What the training of one network came to."""
-    config = training_config(member.prepared.config)
+    config = training_config(member.prepared.config, member.task)
     return {
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -300,7 +302,8 @@ def summary_lines(fitted: Fitted) -> Sequence[str]:
     store = fitted.prepared.store
     told = [*history_notes(store, config.context_length), *target_notes(fitted.prepared.config, store)]
     blends = [str(Blending(**each["blend"])) for each in metrics.get("members", [metrics]) if "blend" in each]
-    mixed = [f"network {k} of {len(blends)}: {line}" for k, line in enumerate(blends, 1)] if len(blends) > 1 else blends
+    several_blends = [f"network {k} of {len(blends)}: {line}" for k, line in enumerate(blends, 1)]
+    mixed = [line for text in (several_blends if len(blends) > 1 else blends) for line in text.splitlines()]
     return [*fitted.prepared.checked.notes, *lines, *mixed, *metrics.get("notes", ()), *told, skill_line(metrics)]
 
 

@@ -49,7 +49,7 @@ def plan(prepared: Prepared, kept_back: int = 0) -> Task:
     length_n = np.maximum(store.lengths - kept_back * store.horizon, 1)
     seasons = [season.length for season in prepared.seasons]
     task = plan_task(prepared.config, store, seasons, length_n, device())
-    make_guard(task.network, training_config(prepared.config))
+    make_guard(task.network, training_config(prepared.config, task))
     return task
 
 
@@ -67,7 +67,7 @@ def plan_members(prepared: Prepared, kept_back: int = 0) -> list[Member]:
         OptionError: As `plan`.
     """
     config = prepared.config
-    if config.preset == "default":
+    if config.preset != "best":
         return [Member(prepared, plan(prepared, kept_back))]
     usual = plan(prepared, kept_back).network.config.context_length
     longest = int(prepared.store.lengths.max()) - kept_back * prepared.store.horizon

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from holdfast.forecasting.anchors import TrainingWindows, useful_anchors, useful_linear
+from holdfast.forecasting.anchors import (
+    LONGEST_LINEAR,
+    TrainingWindows,
+    useful_anchors,
+    useful_context,
+    useful_linear,
+)
 from holdfast.forecasting.config import Config
 from holdfast.networks import ForecastNetwork, NetworkConfig, candidate_anchors, make_head
 from holdfast.series import LARGEST_CONTEXT, SeriesStore, csv_text, shape_order, unseen_cycles
 from holdfast.series.findings import series_name
-from holdfast.training import Task, TrainingConfig, best_naive, error_scales, split_series
+from holdfast.training import Split, Task, TrainingConfig, best_naive, error_scales, split_series
 from holdfast.windows import Windows
 
 # Recurrent steps over a context, unless the user chose the segment: time and memory grow with them.
 MOST_RECURRENT = 512
+FEW_RECURRENT = 16  # without a season, which would say how long a segment should be
+LOOKS = (1, 2, 4, 8)  # times the usual context are tried
+MOST_STEPS, LEAST_STEPS, STEPS_APART = 1200, 50, 50
+MANY_WINDOWS = 100_000  # to train on, from which the most steps are worth their time
+MOST_RECURRED = 30_000  # recurrent steps of a training
 
 
 def context_and_segment(config: Config, seasons: Sequence[int], horizon: int, longest_series: int) -> tuple[int, int]:
@@ -27,7 +40,8 @@ def context_and_segment(config: Config, seasons: Sequence[int], horizon: int, lo
     The context is two of the longest season, at least four of the first and at least half of the horizon (two horizons
     without a season), but not longer than the longest series and, unless it was given, 16384 steps. A segment is one
     season where it fits in four times, else one step; more, in parts or multiples of a season, where the recurrent
-    layers would take more than 512 steps. The context is rounded up to whole segments, down from 16384.
+    layers would take more than 512 steps; without a season a sixteenth of the context. The context is rounded up to
+    whole segments, down from 16384.
 
     Example:
         >>> context_and_segment(Config(), (24, 168), 48, 960)
@@ -57,7 +71,7 @@ def usual_context(seasons: Sequence[int], horizon: int) -> int:
 
 def _segment(seasons: Sequence[int], context_length: int) -> int:
     """A season where it fits in four times, else a step; as many as needed of it, or the least part that is enough."""
-    least = -(-context_length // MOST_RECURRENT)
+    least = -(-context_length // (MOST_RECURRENT if seasons else FEW_RECURRENT))
     season = seasons[0] if seasons else 0
     if season and 4 * season <= context_length:
         return season * -(-least // season)
@@ -78,10 +92,12 @@ def plan_task(
     """
     horizon = store.horizon
     context_length, segment = context_and_segment(config, seasons, horizon, int(length_n.max()))
-    split = split_series(length_n, context_length, horizon)
-    order = shape_order(store.y, store.offsets[:-1], split.until_n)
+    order = shape_order(store.y, store.offsets[:-1], split_series(length_n, context_length, horizon).until_n)
+    windows = Windows.from_store(store, device, seasons=seasons[:1])
+    if config.context_length is None:
+        looked = _look(windows, seasons, length_n, horizon, context_length, order)
+        context_length, segment = context_and_segment(replace(config, context_length=looked), seasons, horizon, 0)
     split = split_series(length_n, context_length, horizon, order)
-    windows = Windows.from_store(store, device)
     scale_n = error_scales(store.y, store.offsets[:-1], split.until_n, seasons[0] if seasons else 1)
     naive = best_naive(windows, split, torch.from_numpy(scale_n).to(device), tuple(seasons), horizon)
     windows = Windows.from_store(store, device, seasons=seasons[:1] if naive is None else (naive,))
@@ -123,6 +139,45 @@ def plan_task(
     )
 
 
+def _look(
+    windows: Windows,
+    seasons: Sequence[int],
+    length_n: NDArray[np.int64],
+    horizon: int,
+    usual: int,
+    order: NDArray[np.int64],
+) -> int:
+    """The context that a linear forecast shows to be long enough: the usual one, or a few times that."""
+    most = min(int(np.median(length_n) // 2), LONGEST_LINEAR)
+    contexts: list[int] = [usual, *(times * usual for times in LOOKS[1:] if times * usual <= most)]
+    split = split_series(length_n, contexts[-1], horizon, order)
+    if len(contexts) == 1 or not split.trainable:
+        return usual
+    start_n, until_n = windows.start_n.cpu().numpy(), split.until_n
+    scale_n = error_scales(windows.y_R.cpu().numpy(), start_n, until_n, seasons[0] if seasons else 1)
+    choices = [TrainingWindows(windows, split, context, horizon, tuple(seasons)) for context in contexts]
+    return useful_context(choices, torch.from_numpy(scale_n).to(windows.y_R.device))
+
+
+def steps_worth(split: Split, recurrent_steps: int) -> int:
+    """Optimiser steps that the training windows are worth: 1200 for 100,000 of them or more, fewer by the root.
+
+    Where a step is long, there are at most so many that they take 30,000 recurrent steps: a minute or so on two cores.
+
+    Args:
+        split: The training windows.
+        recurrent_steps: Segments of a context.
+
+    Example:
+        >>> splits = [split_series(np.full(count, 130), 24, 6) for count in (1, 100, 10_000)]
+        >>> [steps_worth(split, 12) for split in splits], steps_worth(splits[-1], 60)
+        ([50, 350, 1200], 500)
+    """
+    windows = int(np.maximum(split.last_n - split.first_n + 1, 0).sum())
+    worth = min(MOST_STEPS * math.sqrt(min(windows / MANY_WINDOWS, 1.0)), MOST_RECURRED / recurrent_steps)
+    return max(STEPS_APART * math.ceil(worth / STEPS_APART), LEAST_STEPS)
+
+
 def window_name(store: SeriesStore, series: int, rows: int) -> str:
     """A window as the user knows it: the id of its series, and its cutoff as it would stand in a file.
 
@@ -142,13 +197,16 @@ def make_network(config: Config, network_config: NetworkConfig) -> ForecastNetwo
     return ForecastNetwork(network_config, head, config.seed)
 
 
-def training_config(config: Config) -> TrainingConfig:
-    """The part of the options that training needs."""
+def training_config(config: Config, task: Task) -> TrainingConfig:
+    """The part of the options that training needs; if no number of steps was given, as many as windows are worth."""
+    size = task.network.config
+    worth = steps_worth(task.split, size.context_length // size.segment)
+    steps = worth if config.max_steps is None else config.max_steps
     return TrainingConfig(
         optimizer=config.optimizer,
         lr=config.lr,
         batch_size=config.batch_size,
-        max_steps=config.max_steps,
+        max_steps=0 if config.preset == "fast" else steps,
         time_budget=config.time_budget,
         clip=config.clip,
         clip_roles=config.clip_roles,

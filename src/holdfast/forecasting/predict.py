@@ -13,15 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.errors import DataError, Problem
+from holdfast.forecasting.baselines import other_forecasts
 from holdfast.forecasting.metrics import MODEL, plain_level
-from holdfast.networks import ForecastNetwork, Head, NegativeBinomialHead, SigmoidHead, probabilities_of
+from holdfast.networks import ForecastNetwork, Head, NegativeBinomialHead, Others, SigmoidHead, probabilities_of
 from holdfast.series import SeriesStore
 from holdfast.series.findings import listed, series_name
-from holdfast.smoothing import Histories, smoothing_forecasts
 from holdfast.windows import Windows, affordable
 
 WINDOWS_AT_ONCE = 512
-LONGEST_SEASON = 64  # steps; smoothing learns one number per phase, and the hours of a week are too many
 
 
 def level_columns(levels: Sequence[float]) -> list[str]:
@@ -56,9 +55,16 @@ def predict_windows(
         levels: Interval levels in percent; the borders are in the order of `level_columns`.
     """
     probabilities = [p for p in probabilities_of(levels) if p != 0.5]
-    config, mixed = networks[0].config, any(network.blend.share < 1 for network in networks)
-    other_WF = smoothed(windows, series, cutoffs, config.seasons, config.horizon) if mixed else None
-    each = [_predict_one(network, windows, series, cutoffs, probabilities, other_WF) for network in networks]
+    smoothing = any(network.blend.needs[1] for network in networks)
+    mixed = {network.config.baseline_season: network.config for network in networks if network.blend.needs[0]}
+    others = {
+        season: other_forecasts(windows, series, cutoffs, config, smoothing=smoothing)
+        for season, config in mixed.items()
+    }
+    each = [
+        _predict_one(network, windows, series, cutoffs, probabilities, others.get(network.config.baseline_season))
+        for network in networks
+    ]
     if len(each) == 1:
         return each[0]
     points, borders = zip(*each, strict=True)
@@ -72,7 +78,7 @@ def _predict_one(
     series: NDArray[np.int64],
     cutoffs: NDArray[np.int64],
     probabilities: Sequence[float],
-    other_WF: NDArray[np.float64] | None,
+    others: Others | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     config = network.config
     points, borders = [], []
@@ -87,7 +93,8 @@ def _predict_one(
         point_BF, border_BFQ = network.blend(
             network.head.point(parameters).cpu().numpy(),
             network.head.quantiles(parameters, probabilities),
-            None if other_WF is None else other_WF[some],
+            probabilities,
+            None if others is None else others.some(some),
         )
         factor_B = network.widening(batch.age_B, batch.cutoff_B - batch.age_B).cpu().numpy()
         points.append(point_BF)
@@ -95,35 +102,6 @@ def _predict_one(
     if not points:
         return np.zeros((0, config.horizon)), np.zeros((0, config.horizon, len(probabilities)))
     return np.concatenate(points), np.concatenate(borders)
-
-
-def smoothing_season(seasons: Sequence[int]) -> int:
-    """The season that smoothing learns: the longest of at most 64 steps; 1 without one.
-
-    Example:
-        >>> smoothing_season((24, 168)), smoothing_season((169,)), smoothing_season(())
-        (24, 1, 1)
-    """
-    return max((season for season in seasons if season <= LONGEST_SEASON), default=1)
-
-
-def smoothed(
-    windows: Windows, series_W: NDArray[np.int64], cutoff_W: NDArray[np.int64], seasons: Sequence[int], horizon: int
-) -> NDArray[np.float64]:
-    """Forecasts by exponential smoothing [W, F], in the units of the data.
-
-    Args:
-        windows: The series.
-        series_W: Series numbers.
-        cutoff_W: Rows that each forecast may see.
-        seasons: Season lengths in steps.
-        horizon: F.
-    """
-    if not len(series_W):
-        return np.zeros((0, horizon))
-    season = smoothing_season(seasons)
-    start_W = windows.start_n.cpu().numpy()[series_W]
-    return smoothing_forecasts(Histories.before(windows.y_R.cpu().numpy(), start_W, cutoff_W, season), season, horizon)
 
 
 def _wider(

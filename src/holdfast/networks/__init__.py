@@ -1,7 +1,7 @@
 """Recurrent layers, and the network that turns a batch of windows into distributions."""
 
 from holdfast.networks.anchors import Anchor, anchor_forecasts, candidate_anchors
-from holdfast.networks.blending import Blend
+from holdfast.networks.blending import ERROR_LEVELS, MIXED, Blend, Others, random_walk
 from holdfast.networks.cells import CELLS, GRU, LSTM, RNN, make_cell
 from holdfast.networks.constraint import Constraint, constrain_recurrent_
 from holdfast.networks.forecaster import ForecastNetwork, NetworkConfig, Standardise, batch_loss, normalise
@@ -25,10 +25,12 @@ from holdfast.networks.widening import SIZES, Widening
 
 __all__ = [
     "CELLS",
+    "ERROR_LEVELS",
     "GRU",
     "HEADS",
     "INITS",
     "LSTM",
+    "MIXED",
     "RNN",
     "SIZES",
     "Anchor",
@@ -40,6 +42,7 @@ __all__ = [
     "HeadParameters",
     "NegativeBinomialHead",
     "NetworkConfig",
+    "Others",
     "QuantileHead",
     "SigmoidHead",
     "Standardise",
@@ -58,6 +61,7 @@ __all__ = [
     "masked_mean",
     "normalise",
     "probabilities_of",
+    "random_walk",
     "ridge",
     "window_scale",
 ]

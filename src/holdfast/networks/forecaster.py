@@ -168,7 +168,7 @@ class ForecastNetwork(nn.Module):
         window_size = len({1, *config.seasons}) + 2
         per_step = 2 + config.past_size + config.known_size
         decoder_size = size + self.decoded_length * config.known_size + config.static_size
-        self.widening, self.blend = Widening(), Blend()
+        self.widening, self.blend = Widening(), Blend(config.horizon)
         self.past = Standardise(config.past_size)
         self.known = Standardise(config.known_size)
         self.static = Standardise(config.static_size)

@@ -5,13 +5,14 @@ Shapes: N series, T rows, L parameter sets, F horizon steps, K leads, J kinds, m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.smoothing.recurrence import Floats, Ints, State, ahead, first_season, line, product, states
+from holdfast.smoothing.recurrence import Floats, Ints, Parameters, State, ahead, first_season, line, product, states
 
 ALPHAS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 GAMMAS = (0.0, 0.1, 0.3)  # of the season
@@ -26,6 +27,7 @@ POWER = 4.0  # a kind whose error is twice as large counts 1/16
 FIRST_SEASONS, FIRST_ROWS = 3, 10  # that the start is read from
 LOG_RANGE = 2.0  # the largest value over the smallest, from which changes may be in percent
 LONGEST, LONGEST_SEASONS = 256, 6  # rows that are looked at, the newest: so many, or so many seasons
+T = TypeVar("T", Parameters, State)
 FARTHEST = 3.0  # ranges of the series beyond its extremes: no forecast lies farther out
 
 
@@ -97,20 +99,17 @@ def smoothing_forecasts(histories: Histories, season: int, horizon: int) -> Floa
     errors, forecasts = [], []
     for periods in dict.fromkeys((season, 1)):
         fits_N = histories.rows_N >= 2 * periods + 2 if periods > 1 else np.ones(len(level_N), dtype=bool)
-        for trend in TRENDS:
-            for logs in (False, True):
-                usable_N = fits_N & positive_N if logs else fits_N
-                if not usable_N.any():
-                    continue
-                error_N, forecast_NF = _best(
-                    _log(histories, usable_N) if logs else around, trend, periods, horizon, logs
-                )
-                errors.append(np.where(usable_N, error_N, np.inf))
-                forecasts.append(forecast_NF - level_N[:, None] if logs else forecast_NF)
-    weight_JN = _weights(np.stack(errors))
+        for logs in (False, True):
+            usable_N = fits_N & positive_N if logs else fits_N
+            if not usable_N.any():
+                continue
+            error_JN, forecast_JNF = _best(_log(histories, usable_N) if logs else around, periods, horizon, logs)
+            errors.append(np.where(usable_N, error_JN, np.inf))
+            forecasts.append(forecast_JNF - level_N[:, None] if logs else forecast_JNF)
+    weight_JN = _weights(np.concatenate(errors))
     reach_N1 = FARTHEST * (high_N - low_N)[:, None]
     away_JNF = np.clip(
-        np.stack(forecasts), (low_N - level_N)[:, None] - reach_N1, (high_N - level_N)[:, None] + reach_N1
+        np.concatenate(forecasts), (low_N - level_N)[:, None] - reach_N1, (high_N - level_N)[:, None] + reach_N1
     )
     mean_NF: Floats = level_N[:, None] + (weight_JN[..., None] * away_JNF).sum(0)
     return mean_NF
@@ -130,15 +129,17 @@ def _log(histories: Histories, usable_N: NDArray[np.bool_]) -> Histories:
     return Histories(np.log(np.where(usable_N[:, None], histories.y_NT, 1.0)), histories.rows_N)
 
 
-def _best(histories: Histories, trend: str, season: int, horizon: int, logs: bool) -> tuple[Floats, Floats]:
-    """Error inside the history [N] and forecast [N, F] of the best parameters of one kind."""
+def _best(histories: Histories, season: int, horizon: int, logs: bool) -> tuple[Floats, Floats]:
+    """Errors inside the history [J, N] and forecasts [J, N, F] of the best parameters of each kind of trend."""
     y_NT, rows_N = histories.y_NT, histories.rows_N
-    parameters = product(ALPHAS, TRENDS[trend][0], GAMMAS if season > 1 else (0.0,), TRENDS[trend][1])
-    begin = start(y_NT, trend, season, len(parameters.alpha_L))
+    grids = [product(ALPHAS, betas, GAMMAS if season > 1 else (0.0,), phis) for betas, phis in TRENDS.values()]
+    begin = joined([start(y_NT, trend, season, len(grid.alpha_L)) for trend, grid in zip(TRENDS, grids, strict=True)])
+    parameters, last_J = joined(grids), np.cumsum([len(grid.alpha_L) for grid in grids])
+    lanes = [slice(last - len(grid.alpha_L), last) for last, grid in zip(last_J.tolist(), grids, strict=True)]
     damping_FL = parameters.damping(max(horizon, season))
     leads = tuple(dict.fromkeys((1, max(min(season, horizon) // 3, 1))))
     back: Callable[[Floats], Floats] = _percent(y_NT) if logs else _same
-    error_NL, forecast_NFL = np.zeros(begin.level_NL.shape), np.zeros((len(y_NT), horizon, len(parameters.alpha_L)))
+    error_NL, forecast_JNF = np.zeros(begin.level_NL.shape), np.zeros((len(grids), len(y_NT), horizon))
     warm_N1, count_N1 = np.minimum(season, rows_N // 2)[:, None], np.zeros((len(y_NT), 1))
     for t, state in enumerate(states(y_NT, begin, parameters)):
         for lead in leads:
@@ -147,13 +148,21 @@ def _best(histories: Histories, trend: str, season: int, horizon: int, logs: boo
                 expected_NL = ahead(state, damping_FL[lead - 1], (t + lead - 1) % season)
                 error_NL += np.abs(np.nan_to_num(back(target_N1) - back(expected_NL)))
                 count_N1 += np.isfinite(target_N1)
-        ends_N = rows_N == t
-        if ends_N.any():
-            last = State(state.level_NL[ends_N], state.trend_NL[ends_N], state.season_mNL[:, ends_N])
-            forecast_NFL[ends_N] = np.stack([ahead(last, damping_FL[k], (t + k) % season) for k in range(horizon)], 1)
-    best_N = error_NL.argmin(1)
-    mean_N = np.where(count_N1[:, 0] > 0, error_NL.min(1) / np.maximum(count_N1[:, 0], 1), np.inf)
-    return mean_N, back(np.take_along_axis(forecast_NFL, best_N[:, None, None], 2)[..., 0])
+        ends_E = np.flatnonzero(rows_N == t)
+        if len(ends_E):
+            best_EJ = np.stack([each.start + error_NL[ends_E, each].argmin(1) for each in lanes], 1)
+            chosen = State(*(part[..., ends_E[:, None], best_EJ] for part in vars(state).values()))
+            each_EJ = [ahead(chosen, damping_FL[k, best_EJ], (t + k) % season) for k in range(horizon)]
+            forecast_JNF[:, ends_E] = np.stack(each_EJ).transpose(2, 1, 0)
+    error_JN = np.stack([error_NL[:, each].min(1) for each in lanes])
+    error_JN = np.where(count_N1[:, 0] > 0, error_JN / np.maximum(count_N1[:, 0], 1), np.inf)
+    return error_JN, back(forecast_JNF)
+
+
+def joined(parts: Sequence[T]) -> T:
+    """Parameter sets or states one after the other, along the last dimension."""
+    fields = (np.concatenate(each, axis=-1) for each in zip(*(vars(part).values() for part in parts), strict=True))
+    return type(parts[0])(*fields)
 
 
 def _same(values: Floats) -> Floats:

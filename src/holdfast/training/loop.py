@@ -32,6 +32,7 @@ from holdfast.training.validate import validate
 from holdfast.windows import Batch
 
 VALIDATE_EVERY = 50  # steps; a checkpoint is written at the same time
+PATIENCE, LEAST_PATIENCE = 2, 150  # training ends when half of the planned steps, at least 150, brought nothing
 CALIBRATION_STEPS = 20  # after which the steps that fit into a time budget are first estimated
 
 
@@ -86,8 +87,9 @@ def train(
 
     The windows, the dropout and the learning rate of a step depend on its number alone, so a run that was killed and
     resumed from its checkpoint takes exactly the steps that it would have taken. The untrained network, the mean of
-    its anchors, is validated first and is a candidate like any other. Ten steps in a row that are not finite send the
-    run back to its best weights, with a quarter of the learning rate; after three such retreats it gives up.
+    its anchors, is validated first and is a candidate like any other. Training ends before its last step when half of
+    the planned steps, and at least 150, have brought no lower validation loss. Ten steps in a row that are not finite
+    send the run back to its best weights, with a quarter of the learning rate; after three such retreats it gives up.
     Now and then the flow of gradients is looked at, which changes no bit of the weights.
 
     Args:
@@ -121,17 +123,19 @@ def train(
         (3, [0, 1, 2, 3, 3])
     """
     task.network.train()
+    if not resume or checkpoint is None:
+        progress = Progress(step=0, planned_steps=config.max_steps if task.split.trainable else 0)
+        validate_and_remember(task, progress, log)
+        if not progress.planned_steps:
+            return progress
     optimizer, guard = make_optimizer(task.network, config), make_guard(task.network, config)
     if resume and checkpoint is not None:
         progress = load_checkpoint(checkpoint, task.network, optimizer, guard)
         progress.planned_steps = fitting_steps(progress, config, progress.seconds / progress.step)
-    else:
-        progress = Progress(step=0, planned_steps=config.max_steps if task.split.trainable else 0)
-        validate_and_remember(task, progress, log)
     loop = Loop(task, config, progress, optimizer, guard, log)
 
     with interruptions() as interrupted:
-        while progress.step < progress.planned_steps:
+        while progress.step < progress.planned_steps and not is_idle(progress):
             record = loop.step()
             if show is not None:
                 show(loop.outlook(record))
@@ -245,6 +249,18 @@ class Loop:
             seconds_left=max(seconds_left, 0.0),
             news=tuple(map(str, self.news)),
         )
+
+
+def is_idle(progress: Progress) -> bool:
+    """Whether half of the planned steps, and at least 150, brought no lower validation loss.
+
+    Example:
+        >>> is_idle(Progress(550, 1200, best_loss=0.5)), is_idle(Progress(600, 1200, best_loss=0.5))
+        (False, True)
+    """
+    patience = max(progress.planned_steps // PATIENCE, LEAST_PATIENCE)
+    waited = progress.step - progress.best_step
+    return progress.best_loss < math.inf and waited >= VALIDATE_EVERY * math.ceil(patience / VALIDATE_EVERY)
 
 
 def fitting_steps(progress: Progress, config: TrainingConfig, pace: float) -> int:

@@ -15,7 +15,8 @@ from holdfast.windows import Sampler, affordable
 LEAST_VALIDATED = 256  # windows; with fewer series, long ones validate from several cutoffs: chance would choose
 MOST_VALIDATED = 1024  # windows; more of them, evenly spaced, would cost time and change the choice of weights little
 ROUNDING = 1e-15  # of the level: a spread below it is rounding
-MOST_HELD_OUT = 10  # a series gives a tenth of its rows at most, but for one horizon
+HELD_OUT_HORIZONS, HELD_OUT_SHARE = 3, 5  # of each series: so many horizons, as far as they are a fifth of its rows
+LONG_SHARE = 10  # with few series, up to a tenth of their rows
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def split_series(
     """Hold out the end of each series, and say which cutoffs are left to train on.
 
     A series of more than F + 1 rows trains up to row until and validates on the rows behind it; a shorter one does
-    neither and is only forecast. The rows held out are the last F; where that makes fewer than 256 validation windows
-    (in proportion fewer of contexts longer than 4096 steps), up to the last tenth, with evenly spaced cutoffs. Training
-    windows end at `until`; where less than a whole horizon fits before it, what is left of the horizon is learned from.
-    Contexts are whole where the series is long enough, else at least half of what there is.
+    neither and is only forecast. The rows held out are the last F, and more where that leaves four fifths of the
+    series: up to 3 F; up to a tenth of it where there would be fewer than 256 validation windows (in proportion fewer
+    of contexts longer than 4096 steps). Cutoffs are evenly spaced in them, at least three where more than F is held
+    out. Training windows end at `until`; where less than a whole horizon fits before it, what is left of the horizon is
+    learned from. Contexts are whole where the series is long enough, else at least half of what there is.
 
     Args:
         length_n: Rows of each series.
@@ -77,7 +79,7 @@ def split_series(
     Example:
         >>> split = split_series(np.array([100, 30, 9]), context_length=20, horizon=10)
         >>> split.until_n.tolist(), split.first_n.tolist(), split.last_n.tolist(), split.validated_V.tolist()
-        ([90, 20, 9], [20, 5, 1], [80, 10, 0], [0, 1])
+        ([80, 20, 9], [20, 5, 1], [70, 10, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
         >>> split = split_series(np.array([5000]), context_length=20, horizon=10)
         >>> split.until_n.tolist(), len(split.cutoff_V), split.cutoff_V[[0, 1, -1]].tolist()
         ([4500], 256, [4500, 4502, 4990])
@@ -85,7 +87,10 @@ def split_series(
     usable_n = length_n > horizon + 1
     least, most = (affordable(count, context_length) for count in (LEAST_VALIDATED, MOST_VALIDATED))
     each = -(-least // max(int(usable_n.sum()), 1))
-    spare_n = np.maximum(length_n // MOST_HELD_OUT - horizon, 0) if each > 1 else np.zeros_like(length_n)
+    spare_n = np.clip(length_n // HELD_OUT_SHARE - horizon, 0, (HELD_OUT_HORIZONS - 1) * horizon)
+    if each > 1:
+        spare_n = np.maximum(spare_n, length_n // LONG_SHARE - horizon)
+    each = max(each, HELD_OUT_HORIZONS)
     until_n = np.where(usable_n, length_n - horizon - spare_n, length_n)
     whole_n = until_n - horizon
     last_n = np.where(usable_n, np.where(whole_n >= 1, whole_n, until_n - 1), 0)
