@@ -28,7 +28,8 @@ test-lowest: .venv-lowest/test
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 -o filterwarnings=default \
 		--ignore src/holdfast/gradients/frameworks.py
 
-# Hours; goes on where it was stopped. `make bench BENCH=--list` says what there is to do.
+# At most 55 minutes, the kind `sets` first; then what is missing when run again. `make bench BENCH=--list` says what
+# that is.
 bench: .venv/bench
 	$(BIN)/python benchmarks/run_peers.py $(BENCH)
 

@@ -8,7 +8,7 @@ One cutoff, the last horizon, for sets of 20 series or more; otherwise five, eac
 many as the shortest series has room for. holdfast is given horizon and season length, fitted once before the first
 cutoff, and predicts from each; the peers, which forecast one series at a time, are fitted anew at each. Every finished
 job is kept in benchmarks/results/collection/SET.json, and a rerun does what is missing there: delete a file, or rows
-of it, to measure anew. Writes the tables of benchmarks/RESULTS.md.
+of it, to measure anew. Writes the tables of benchmarks/RESULTS.md. Choices are made on earlier parts: --back 1.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from typing import Any
 from common import RESULTS, machine_facts
 from peers.collected.forecasters import GROUPS
 from peers.collected.jobs import Job, all_jobs, keep, measure, read_rows
-from peers.collected.sets import names_of
+from peers.collected.sets import DATA, names_of
 from peers.runner import THREADS
 from write_results_page import write_page
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "collection"
 PLACE = RESULTS / "collection"
 
 
@@ -40,7 +39,7 @@ def run(jobs: list[Job], given: argparse.Namespace) -> None:
     machine = {**machine_facts(), "threads": 1, "workers": workers}
     started = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(workers) as pool:  # leaving it ends what still runs
-        results = pool.imap_unordered(partial(measure, given.data, machine), jobs)
+        results = pool.imap_unordered(partial(measure, given.data, machine, back=given.back), jobs)
         for number in range(1, len(jobs) + 1):
             try:
                 rows = results.next(timeout=max(0.0, started + 60 * minutes - time.monotonic()))
@@ -72,9 +71,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=44, help="at most, in all")
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time, each on one thread")
     parser.add_argument("--list", action="store_true", help="say what is missing, and measure nothing")
+    parser.add_argument("--back", type=int, default=0, help="test parts to cut off first; give --results too")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of NAME.parquet and NAME.json")
     parser.add_argument("--results", type=Path, default=PLACE, help="folder of the rows; default: that of the page")
     given = parser.parse_args()
+    if given.back and given.results == PLACE:
+        parser.error("--back measures other parts than those of the page: give --results FOLDER")
     known = names_of(given.data)
     given.only = known if given.only is None else given.only.split(",")
     given.models = given.models.split(",")

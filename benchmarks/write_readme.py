@@ -13,7 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import read_results
+from common import RESULTS, read_results
+from peers.collected.jobs import read_rows
+from peers.collected.tables import claim, sets_of
 from write_results_page import PUBLISHED, machine_line
 
 ROOT = Path(__file__).parent.parent
@@ -70,13 +72,14 @@ def fill(text: str, name: str, block: str) -> str:
 
 
 def main() -> None:
-    """Fill both blocks."""
+    """Fill the blocks."""
     if "--demo" in sys.argv:
         run_demo()
     page = ROOT / "README.md"
     text = page.read_text()
     if (DEMO / "output.txt").exists():
         text = fill(text, "demo", demo_block())
+    text = fill(text, "collection", claim(sets_of(read_rows(RESULTS / "collection"))))
     page.write_text(fill(text, "m4", m4_block()))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from common import RESULTS, read_results
 from peers.collected.jobs import read_rows
 from peers.collected.tables import collection_section
+from peers.set_tables import sets_section
 from peers.tables import peers_section
 
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -89,6 +90,22 @@ def etth1_section(facts: dict[str, Any]) -> list[str]:
                 f"| {100 * run['coverage_level80']:.1f} % | {run['fit_seconds']:.0f} |"
             )
     return [*lines, "", f"{machine_line(facts['machine'])} Other work ran beside: seconds are upper bounds.", ""]
+
+
+def seconds_section(facts: dict[str, Any]) -> list[str]:
+    """How long whole fits take."""
+    cases = list(dict.fromkeys(row["case"] for row in facts["rows"]))
+    lines = ["## How long a fit takes", ""]
+    lines += [
+        "`python benchmarks/fit_seconds.py`: seconds from the table in memory to the forecaster, with the defaults"
+    ]
+    lines += ["but for a horizon of 12; medians, every fit in a process of its own.", ""]
+    lines += ["| table | fit, s | prediction, s | steps |", "| --- | --- | --- | --- |"]
+    for case in cases:
+        rows = [row for row in facts["rows"] if row["case"] == case]
+        texts = [f"{statistics.median(row[name] for row in rows):.1f}" for name in ("fit", "predict")]
+        lines.append(f"| {case} | {' | '.join(texts)} | {rows[0]['steps']} |")
+    return [*lines, "", machine_line(facts["machine"]), ""]
 
 
 def accuracy_section(facts: dict[str, Any]) -> list[str]:
@@ -287,12 +304,17 @@ def probe_section(facts: dict[str, Any]) -> list[str]:
 
 def beside_section(facts: dict[str, Any]) -> list[str]:
     """Beside other libraries."""
-    return peers_section(facts, machine_line(facts["machine"]))
+    sets, others = ([row for row in facts["rows"] if (row["kind"] == "sets") is which] for which in (True, False))
+    lines = sets_section(sets, newest_machine_line(sets))
+    if others:
+        lines += peers_section(others, newest_machine_line(others) or machine_line(facts["machine"]))
+    return lines
 
 
 SECTIONS = {
     "m4_hourly": m4_section,
     "etth1": etth1_section,
+    "fit_seconds": seconds_section,
     "accuracy": accuracy_section,
     "peers": beside_section,
     "defaults": defaults_section,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from holdfast.forecasting import mean_scores, owa, score_table
 from holdfast.forecasting.baselines import seasonal_naive
 from holdfast.series import m4_hourly
 
+from .collected.scores import scale_of
+from .collected.scores import scores_of as set_scores
+from .sets import M4, QUANTILES, available, quantiles_of, read, without_gaps
 from .task import BATCH, Fitted, Task, forecasts, series_of
 
 
@@ -48,12 +52,16 @@ SHORT, BUDGETS = (5, 10, 20), (120, 300, 30)  # seconds: ours alone, and everybo
 SHORT_SERIES, FEW = 150, 16  # rows of a series where there are many, series where they are long
 COUNTS, LENGTHS, STEPS = (1_000, 10_000, 100_000), (1_000, 10_000, 100_000), 25
 RATE_SECONDS = 30
+OF_SETS, SET_SECONDS = ("holdfast", "nf-lstm", "deepar", "darts-block"), 60
+WITHOUT_GAPS = ("neuralforecast", "darts")  # packages that take no missing values
 
 Job = dict[str, Any]
 
 
 def all_jobs(seeds: int) -> Iterator[Job]:
-    """Every case: first one budget and one seed of all forecasters, then speed, then the rest."""
+    """Every case: the sets, one seed of everything first; one budget and one seed on M4 Hourly, speed, the rest."""
+    for seed, name, forecaster in product(range(seeds), available(), OF_SETS):
+        yield {"kind": "sets", "set": name, "forecaster": forecaster, "seconds": SET_SECONDS, "seed": seed}
     yield {"kind": "accuracy", "forecaster": "naive", "seconds": 0, "seed": 0}
     yield from _accuracy(BUDGETS[:1], 0)
     yield from ({"kind": "accuracy", "forecaster": "holdfast", "seconds": few, "seed": 0} for few in (*SHORT, 30))
@@ -87,6 +95,7 @@ def measure(job: Job) -> dict[str, Any]:
         return adapter.fit(train, task, who.variant), time.perf_counter() - started
 
     kinds = {
+        "sets": _measure_set,
         "accuracy": _measure_accuracy,
         "rate": _measure_rate,
         "predict": _measure_predict,
@@ -102,15 +111,37 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+def _measure_set(job: Job, fit: Any) -> dict[str, Any]:
+    data = read(job["set"])
+    gaps = FORECASTERS[job["forecaster"]].package not in WITHOUT_GAPS
+    train = data.history(0) if gaps else without_gaps(data.history(0), data.season)
+    task = Task(horizon=data.horizon, season=data.season, seconds=job["seconds"], seed=job["seed"], interval=True)
+    table, facts = _fit_and_forecast(fit, train, task)
+    forecast_SCHQ = quantiles_of(table, data)
+    facts |= {"count": len(data.scored), "horizon": data.horizon}
+    lost = int((~np.isfinite(forecast_SCHQ)).any(axis=-1).sum())
+    if lost:
+        return {**facts, "nonfinite": lost}
+    scale_S = np.array([scale_of(y, data.season) for y in data.histories(0)])
+    scores = set_scores(data.actual(), forecast_SCHQ, data.naive(), scale_S, QUANTILES)
+    if job["set"] == M4:
+        scores["owa"] = scores_of(table, m4_hourly("train"), m4_hourly("test"))["owa"]
+    return {**facts, **scores}
+
+
 def _measure_accuracy(job: Job, fit: Any) -> dict[str, Any]:
     train, test = m4_hourly("train"), m4_hourly("test")
-    fitted, seconds = fit(train, Task(seconds=job["seconds"] or None, seed=job["seed"]))
+    table, facts = _fit_and_forecast(fit, train, Task(seconds=job["seconds"] or None, seed=job["seed"]))
+    return {**scores_of(table, train, test), **facts}
+
+
+def _fit_and_forecast(fit: Any, train: pl.DataFrame, task: Task) -> tuple[pl.DataFrame, dict[str, Any]]:
+    fitted, seconds = fit(train, task)
     form = fitted.convert(train)
     started = time.perf_counter()
     table = fitted.predict(form)
     predicted, peak = time.perf_counter() - started, peak_gb()
-    return {
-        **scores_of(table, train, test),
+    return table, {
         "steps": len(fitted.clock.ends),
         "training_seconds": fitted.clock.trained,
         "fit_seconds": seconds,
@@ -184,6 +215,6 @@ def synthetic(series: int, length: int) -> pl.DataFrame:
 
 def key_of(case: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes a case itself, in a job as in a row."""
-    limit = case["seconds"] if case["kind"] in ("accuracy", "rate") else None
-    size = (case.get(name) for name in ("seed", "series", "length"))
+    limit = case["seconds"] if case["kind"] in ("sets", "accuracy", "rate") else None
+    size = (case.get(name) for name in ("set", "seed", "series", "length"))
     return (case["kind"], case["forecaster"], limit, *size)

@@ -14,14 +14,15 @@ from .task import BATCH, CONTEXT, LAYERS, UNITS, Task
 Row = Mapping[str, Any]
 WIDTH = 118
 HOW = f"""
-`make bench`: M4 Hourly, horizon {Task.horizon}, as above. Every fit in a process of its own on the CPU, each library at
-its own defaults but for data, horizon, threads, seed, and the budget: training, counted from its first step on, is cut
-off at the end of the step that passes the budget, by a callback of the peer's trainer. A peer's learning rate falls as
-if it could take all of its steps; holdfast plans for the budget, and takes no more steps than its defaults say. Darts
-must be told how many steps to feed: three horizons, as NeuralForecast takes; its `Scaler` scales the series, as in its
-guides; its default is a plain RNN of 25 units. *Whole fit* holds reading and checking the table, the search for seasons
-and scoring on held-out windows, where a library does these; loading the library is left out. Means over the seeds.
-*Peak* is the most memory that the process held up to the forecasts, with the library itself.
+`make bench BENCH="--kinds accuracy,rate,predict,growth"`: M4 Hourly, horizon {Task.horizon}, as above.
+Every fit in a process of its own on the CPU, each library at its own defaults but for data, horizon, threads, seed, and
+the budget: training, counted from its first step on, is cut off at the end of the step that passes the budget, by a
+callback of the peer's trainer. A peer's learning rate falls as if it could take all of its steps; holdfast plans for
+the budget, and takes no more steps than its defaults say. Darts must be told how many steps to feed: three horizons, as
+NeuralForecast takes; its `Scaler` scales the series, as in its guides; its default is a plain RNN of 25 units. *Whole
+fit* holds reading and checking the table, the search for seasons and scoring on held-out windows, where a library does
+these; loading the library is left out. Means over the seeds. *Peak* is the most memory that the process held up to the
+forecasts, with the library itself.
 """
 FIRST = """
 Seconds of the whole fit after which holdfast, run anew with small budgets, first is as good as the peer at its largest
@@ -56,11 +57,16 @@ class Score:
         values = [run[name] for run in self.runs if run.get(name) is not None]
         return statistics.mean(values) if values else None
 
-    @property
-    def spread(self) -> float:
-        """Largest OWA less the smallest."""
-        owas = [run["owa"] for run in self.runs if "owa" in run]
-        return max(owas) - min(owas) if owas else 0.0
+    def spread(self, name: str) -> str:
+        """Largest value less the smallest; nothing where there are not two."""
+        values = [run[name] for run in self.runs if run.get(name) is not None]
+        return f"{max(values) - min(values):.3f}" if len(values) > 1 else ""
+
+    def instead(self, name: str) -> str:
+        """What to say where no run has this value."""
+        lost = self.mean("nonfinite")
+        first = self.runs[0] if self.runs else None
+        return f"{lost:.0f} forecasts not finite" if lost else instead(first, name) or ""
 
 
 def scores_by(rows: Iterable[Row], forecaster: str) -> list[Score]:
@@ -99,9 +105,7 @@ def accuracy_table(rows: Sequence[Row]) -> list[str]:
             title = FORECASTERS[name].title
             start = [f"**{title}**" if name == "holdfast" else title, "" if name == "naive" else f"{score.seconds:g}"]
             if score.mean("owa") is None:
-                lost = score.mean("nonfinite")
-                why = f"{lost:.0f} forecasts not finite" if lost else instead(score.runs[0], "owa") or ""
-                lines.append([*start, why, *[""] * 8])
+                lines.append([*start, score.instead("owa")])
                 continue
             coverage = score.mean("coverage")
             lines.append(
@@ -110,7 +114,7 @@ def accuracy_table(rows: Sequence[Row]) -> list[str]:
                     cell(score.mean("smape"), ".3f"),
                     cell(score.mean("mase"), ".3f"),
                     f"**{cell(score.mean('owa'), '.3f')}**",
-                    f"{score.spread:.3f}" if len(score.runs) > 1 else "",  # one run has none
+                    score.spread("owa"),
                     "" if coverage is None else f"{100 * coverage:.1f} %",
                     cell(score.mean("fit_seconds"), ".0f"),
                     cell(score.mean("steps"), ".0f"),
@@ -210,16 +214,10 @@ def versions(rows: Iterable[Row]) -> str:
     return ", ".join(f"{package} {number}" for package, number in sorted(found))
 
 
-def peers_section(facts: Mapping[str, Any], machine: str) -> list[str]:
-    """The section of the page.
-
-    Args:
-        facts: What `run_peers.py` wrote.
-        machine: The line on the machine.
-    """
-    rows = facts["rows"]
+def peers_section(rows: Sequence[Row], machine: str) -> list[str]:
+    """The section of the page: all kinds but `sets`."""
     return [
-        *("## Beside other libraries", ""),
+        *("## Compared with other libraries on M4 Hourly: other budgets, speed, memory", ""),
         *textwrap.wrap(HOW.strip(), WIDTH),
         *("", *accuracy_table(rows), ""),
         *("![OWA against seconds, one line per forecaster](../docs/benchmarks/peers-error.png)", ""),

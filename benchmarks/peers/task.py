@@ -28,6 +28,7 @@ class Task:
         steps: Training is cut off after so many steps. None: no limit but the library's own.
         seed: Of weights and windows.
         equal: The architecture of the speed rows instead of the library's defaults.
+        interval: With the quantiles .1 and .9, also where the library's default is a point forecast.
     """
 
     horizon: int = 48
@@ -36,6 +37,7 @@ class Task:
     steps: int | None = None
     seed: int = 0
     equal: bool = False
+    interval: bool = False
 
 
 @dataclass

@@ -108,6 +108,19 @@ def test_scores_are_those_of_the_formulas(case):
         assert fast[name] == (value if value is None else pytest.approx(value, rel=1e-12)), name
 
 
+def test_three_quantiles_are_scored_like_nine():
+    actual, forecast, naive, scale = problem(5)
+    three = forecast[..., [0, 4, 8]]
+    found = scores.scores_of(actual, three, naive, scale, (0.1, 0.5, 0.9))
+    losses_of_q = [
+        np.where(actual > f, q * (actual - f), (1 - q) * (f - actual)).sum()
+        for q, f in zip((0.1, 0.5, 0.9), np.moveaxis(three, -1, 0), strict=True)
+    ]
+    assert found["wql"] == pytest.approx(2 * sum(losses_of_q) / 3 / np.abs(actual).sum())
+    nine = scores.scores_of(actual, forecast, naive, scale)
+    assert {**found, "wql": nine["wql"]} == nine
+
+
 def test_scores_are_those_of_utilsforecast():
     actual, forecast, naive, _ = problem(3, cutoffs=1)
     history = np.random.default_rng(4).normal(10, 3, size=(6, 24))
@@ -179,6 +192,14 @@ def test_a_history_ends_at_its_cutoff_and_the_rest_is_what_came(tmp_path):
         np.testing.assert_array_equal(data.actual()[1, cutoff], whole[40 - 3 * (5 - cutoff) :][:3])
         assert data.naive()[1, cutoff, 0] == whole[40 - 3 * (5 - cutoff) - 4]
     np.testing.assert_array_equal(data.naive()[0], np.ones((5, 3)))
+
+
+def test_an_earlier_part_ends_where_the_last_one_begins(tmp_path):
+    write_set(tmp_path, "few", {"a": [float(step) for step in range(60)]})
+    last, before = sets.read_set(tmp_path, "few"), sets.read_set(tmp_path, "few", back=1)
+    assert before.cutoffs == last.cutoffs == 5
+    np.testing.assert_array_equal(before.actual()[0, -1], last.histories(0)[0][-3:])
+    np.testing.assert_array_equal(before.histories(0)[0], np.arange(30.0))
 
 
 def test_series_without_a_history_are_left_out_and_a_large_set_is_thinned(tmp_path, monkeypatch):

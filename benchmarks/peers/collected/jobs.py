@@ -39,17 +39,18 @@ def all_jobs(names: Sequence[str], groups: Sequence[str], seeds: int) -> Iterato
             yield from (Job(name, group, int(seed)) for name in names if group != "mstl" or name in SEVERAL)
 
 
-def measure(folder: Path, machine: Mapping[str, Any], job: Job) -> list[Row]:
+def measure(folder: Path, machine: Mapping[str, Any], job: Job, back: int = 0) -> list[Row]:
     """The rows of one job: scores, or why there are none.
 
     Args:
         folder: Of the sets.
         machine: Facts to keep with every row.
         job: Which.
+        back: As `read_set` takes it.
     """
     key = {"set": job.name, "seed": job.seed}
     try:
-        data = read_set(folder, job.name)
+        data = read_set(folder, job.name, back)
         made = forecast(data, job.group, job.seed)
     except Exception as error:  # noqa: BLE001 - one job that fails does not end the others
         reason = f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 QUANTILES = tuple(tenth / 10 for tenth in range(1, 10))
-LOW, MEDIAN, HIGH = 0, 4, 8  # of the 80 % interval, and the point forecast
 
 
 def scale_of(values: Array, season: int) -> float:
@@ -31,38 +31,48 @@ def mean_or_none(values: Array) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def scores_of(actual_SCH: Array, forecast_SCHQ: Array, naive_SCH: Array, scale_S: Array) -> dict[str, Any]:
+def scores_of(
+    actual_SCH: Array,
+    forecast_SCHQ: Array,
+    naive_SCH: Array,
+    scale_S: Array,
+    quantiles: Sequence[float] = QUANTILES,
+) -> dict[str, Any]:
     """All scores of one forecaster on one set.
 
     MASE = mean over series of (mean |y - f| / scale), without series whose scale is 0 or undefined or whose test part
     is missing (`without_scale` of them). Relative MASE = geometric mean over these series of MASE / MASE of seasonal
     naive, without those in which one of the two is 0 (`zero_errors` of them).
-    WQL = sum over points and quantiles q = .1 ... .9 of 2 max(q (y - f_q), (q - 1) (y - f_q)) / (9 sum |y|), over all
-    points of all series (GIFT-Eval). Coverage is the share of points from the .1 to the .9 quantile.
+    WQL = sum over points and the Q quantiles q of 2 max(q (y - f_q), (q - 1) (y - f_q)) / (Q sum |y|), over all points
+    of all series (GIFT-Eval). Coverage is the share of points from the first to the last quantile.
     A step whose value is missing counts nowhere; a score that nothing is left for is None.
 
     Args:
         actual_SCH: What came, nan where missing.
-        forecast_SCHQ: Forecasts of `QUANTILES`, finite; that of .5 is the point forecast.
+        forecast_SCHQ: Forecasts of the quantiles, finite; that in the middle is the point forecast.
         naive_SCH: Seasonal naive forecasts.
         scale_S: In-sample scales.
+        quantiles: Rising from .1 to .9, with .5 in the middle.
 
     Returns:
         `mase`, `relative_mase`, `wql`, `coverage`, `without_scale`, `zero_errors`.
     """
-    error_S, naive_S = mean_errors(actual_SCH, forecast_SCHQ[..., MEDIAN]), mean_errors(actual_SCH, naive_SCH)
+    error_S, naive_S = (
+        mean_errors(actual_SCH, forecast_SCHQ[..., len(quantiles) // 2]),
+        mean_errors(actual_SCH, naive_SCH),
+    )
     scaled_S = np.isfinite(scale_S) & (scale_S > 0) & np.isfinite(error_S)
     both_S = scaled_S & (error_S > 0) & (naive_S > 0)
     ratios = mean_or_none(np.log(error_S[both_S]) - np.log(naive_S[both_S]))
     seen = np.isfinite(actual_SCH)
     y_n, f_nQ = actual_SCH[seen], forecast_SCHQ[seen]
-    miss_nQ, q_Q = y_n[:, None] - f_nQ, np.array(QUANTILES)
+    miss_nQ, q_Q = y_n[:, None] - f_nQ, np.array(quantiles)
     loss, total = 2 * np.maximum(q_Q * miss_nQ, (q_Q - 1) * miss_nQ).sum(), np.abs(y_n).sum()
     return {
         "mase": mean_or_none(error_S[scaled_S] / scale_S[scaled_S]),
         "relative_mase": None if ratios is None else float(np.exp(ratios)),
-        "wql": float(loss / (len(QUANTILES) * total)) if total > 0 else None,
-        "coverage": mean_or_none((f_nQ[:, LOW] <= y_n) & (y_n <= f_nQ[:, HIGH])),
+        "wql": float(loss / (len(quantiles) * total)) if total > 0 else None,
+        "coverage": mean_or_none((f_nQ[:, 0] <= y_n) & (y_n <= f_nQ[:, -1])),
         "without_scale": int((~scaled_S).sum()),
         "zero_errors": int((scaled_S & ~both_S).sum()),
     }

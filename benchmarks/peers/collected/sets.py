@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from holdfast.forecasting import seasonal_naive
 
+DATA = Path(__file__).parents[4] / "shared" / "data" / "collection"
 FEW_SERIES, MOST_CUTOFFS = 20, 5
 EVERY = {
     "web_traffic": 4
@@ -83,16 +84,27 @@ def names_of(folder: Path) -> list[str]:
     return [each["name"] for each in facts]
 
 
-def read_set(folder: Path, name: str) -> DataSet:
-    """Read a set from its two files."""
+def read_set(folder: Path, name: str, back: int = 0) -> DataSet:
+    """Read a set from its two files.
+
+    Args:
+        folder: Where they are.
+        name: Of the set.
+        back: So many test parts are cut off the end first: where choices are made, the last one is not looked at.
+    """
     facts = json.loads((folder / f"{name}.json").read_text())
-    season, horizon = facts["season_length"], facts["horizon"]
-    table = pl.read_parquet(folder / f"{name}.parquet", columns=["unique_id", "ds", "y"]).sort("unique_id", "ds")
-    table = table.with_columns(
+    table = pl.read_parquet(folder / f"{name}.parquet", columns=["unique_id", "ds", "y"])
+    return data_set(name, table, facts["season_length"], facts["horizon"], back)
+
+
+def data_set(name: str, table: pl.DataFrame, season: int, horizon: int, back: int = 0) -> DataSet:
+    """A set from a long table."""
+    table = table.sort("unique_id", "ds").with_columns(
         pl.col("y").fill_null(float("nan")), pl.int_range(pl.len(), 0, -1).over("unique_id").alias("left")
     )
     lengths = table.group_by("unique_id", maintain_order=True).len()["len"]
     cutoffs = cutoffs_of(len(lengths), int(lengths.min()), season, horizon)
+    table = table.with_columns(pl.col("left") - back * cutoffs * horizon).filter(pl.col("left") > 0)
     known = pl.col("y").is_finite() & (pl.col("left") > cutoffs * horizon)
     kept = table.filter(known.sum().over("unique_id") >= 2)
     ids = kept["unique_id"].unique(maintain_order=True).to_list()
