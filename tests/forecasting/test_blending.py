@@ -235,7 +235,7 @@ def test_counts_and_bounded_values_are_the_network_s_alone() -> None:
     forecaster = Forecaster(horizon=6, max_steps=0, head="negative-binomial").fit(counts)
     blend = forecaster.fitted.network.blend
     assert (blend.weight_M.tolist(), float(blend.width)) == ([1.0, 0.0, 0.0], 1.0)
-    assert "forecasts: 100 % network;" in forecaster.summary()
+    assert "forecasts: 100 % mean of naive and linear forecasts;" in forecaster.summary()
 
 
 def test_the_preset_fast_leaves_smoothing_and_training_out() -> None:

@@ -74,7 +74,7 @@ class Blending:
         width: Factor of the intervals.
         windows: Held-out windows that decided.
         errors: Their mean scaled errors: of the mixture, then of each forecast alone; empty without a window.
-        naive: Name of the naive forecast.
+        names: Of these forecasts: network, or anchors where training brought nothing; smoothing; the naive forecast.
         level: Of the interval whose coverage was measured, in percent.
         coverage: Share of points inside intervals that other windows had chosen; None where nothing was measured.
         doubt: Two standard errors of it.
@@ -85,7 +85,7 @@ class Blending:
     width: float
     windows: int
     errors: tuple[float, ...]
-    naive: str
+    names: tuple[str, ...]
     level: float
     coverage: float | None
     doubt: float
@@ -95,18 +95,18 @@ class Blending:
         """What forecasts are made of, in a line, and how well intervals hold, in another.
 
         Example:
-            >>> print(Blending((0.6, 0.4, 0.0), 1.1, 256, (0.9, 0.95, 1.0, 1.2), "last value", 80, 0.79, 0.05, 1240))
-            forecasts: 60 % network, 40 % exponential smoothing; errors on 256 held-out windows: 5 % below the network,
+            >>> names = ("network", "exponential smoothing", "last value")
+            >>> print(Blending((0.6, 0.4, 0.0), 1.1, 256, (0.9, 0.95, 1.0, 1.2), names, 80, 0.79, 0.05, 1240))
+            forecasts: 60 % network, 40 % exponential smoothing; errors on 256 held-out windows: 5 % below network,
             10 % below exponential smoothing, 25 % below last value
             80 % intervals covered 79 % (74 to 84) of 1,240 points in windows that had no part in choosing them
         """
-        names = (*MIXED[:2], self.naive)
-        made = ", ".join(f"{w:.0%} {n}".replace("%", " %") for w, n in zip(self.weights, names, strict=True) if w)
+        each = list(zip(self.weights, self.errors[1:] or self.weights, self.names, strict=True))
+        made = ", ".join(f"{weight:.0%} {name}".replace("%", " %") for weight, _, name in each if weight)
         if not self.errors:
             return f"forecasts: {made}; nothing could be held out to choose by"
-        mixed, *alone = self.errors
         windows = f"{self.windows:,} held-out window{'s' * (self.windows > 1)}"
-        against = [f"{compared(mixed, e)} {n}" for e, n in zip(alone, ("the network", *names[1:]), strict=True)]
+        against = [f"{compared(self.errors[0], error)} {name}" for weight, error, name in each if name and weight < 1]
         line = f"forecasts: {made}; errors on {windows}: {', '.join(against)}"
         return line if self.coverage is None else f"{line}\n{self._covered}"
 
@@ -262,7 +262,13 @@ def measure_coverage(held_out: HeldOut, mixtures: Sequence[Weights] = MIXTURES) 
 
 
 def measure_blend(
-    network: ForecastNetwork, windows: Windows, split: Split, levels: Sequence[float], *, smoothing: bool = True
+    network: ForecastNetwork,
+    windows: Windows,
+    split: Split,
+    levels: Sequence[float],
+    *,
+    trained: bool = True,
+    smoothing: bool = True,
 ) -> Blending:
     """Decide what forecasts are made of and how wide their intervals are, and set both in the network.
 
@@ -271,6 +277,7 @@ def measure_blend(
         windows: The series.
         split: Which windows to look at.
         levels: Interval levels in percent; the one nearest to 80 decides the width.
+        trained: Whether training brought anything; if not, the network is the mean of its anchors.
         smoothing: Whether exponential smoothing may take part.
     """
     network.blend.set()
@@ -290,7 +297,11 @@ def measure_blend(
         width=choice.width,
         windows=int(known_V.sum()),
         errors=tuple(float(error_V[known_V].mean()) for error_V in error_MV) if known_V.any() else (),
-        naive=naive_title(network.config.baseline_season),
+        names=(
+            MIXED[0] if trained else "mean of naive and linear forecasts",
+            MIXED[1] if smoothing else "",
+            naive_title(network.config.baseline_season),
+        ),
         level=level,
         coverage=coverage,
         doubt=doubt,

@@ -155,7 +155,9 @@ def _train_member(
     levels, smoothing = member.prepared.config.levels, member.prepared.config.preset != "fast"
     task.network.blend.set()
     measure_widening(task.network, task.windows, task.split, levels)
-    return progress, log, measure_blend(task.network, task.windows, task.split, levels, smoothing=smoothing)
+    trained = progress.best_step > 0
+    blending = measure_blend(task.network, task.windows, task.split, levels, trained=trained, smoothing=smoothing)
+    return progress, log, blending
 
 
 def _show_all(show: Show, planned: Sequence[int], number: int) -> Show:

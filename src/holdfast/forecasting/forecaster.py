@@ -244,7 +244,7 @@ class Forecaster(Config):
         if manifest.complete and not all((place / rundir.CHECKPOINT).exists() for place in places):
             expected = "a run with its training state, as `fit` with --out keeps it"
             fix = "load it to forecast, or fit again with --out"
-            raise RunDirectoryError(Problem(str(run), expected, "a saved forecaster", fix))
+            raise RunDirectoryError(Problem(str(run), expected, "a saved forecaster, or a fit without training", fix))
         changes: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps, "time_budget": None}
         prepared = replace(prepared, config=replace(prepared.config, **changes))
         again = [plan_again(replace(prepared, config=replace(config, **changes)), shapes) for config, shapes in members]
