@@ -83,11 +83,11 @@ def test_borders_never_cross(seed, weights, width, probabilities):
 def test_a_new_one_leaves_every_bit_as_it_is(others):
     point_BF, border_BFQ, mixed_with, _, _ = forecasts(1)
     blend = Blend(HORIZON)
-    assert not blend.mixes
+    assert not blend.needs[0]
     got = blend(point_BF, border_BFQ, PROBABILITIES, mixed_with if others else None)
     assert got[0].tobytes() == point_BF.tobytes() and got[1].tobytes() == border_BFQ.tobytes()
     blend.set((0.9, 0.1, 0.0))
-    assert blend.mixes
+    assert blend.needs[0]
 
 
 def test_what_was_chosen_is_kept_with_the_weights():
