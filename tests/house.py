@@ -9,6 +9,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+FORECASTING = (
+    "training",
+    "networks",
+    "windows",
+    "gradients",
+    "flow",
+    "telemetry",
+    "series",
+    "smoothing",
+    "reports",
+)
 # Which rooms each room may import; `errors` is open to all of them, and no other direction is allowed.
 ROOMS: dict[str, tuple[str, ...]] = {
     "series": (),
@@ -20,29 +31,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "networks": ("windows",),
     "training": ("networks", "windows", "gradients", "flow", "telemetry"),
     "reports": ("telemetry", "series"),
-    "forecasting": (
-        "training",
-        "networks",
-        "windows",
-        "gradients",
-        "flow",
-        "telemetry",
-        "series",
-        "smoothing",
-        "reports",
-    ),
-    "studies": (
-        "forecasting",
-        "training",
-        "networks",
-        "windows",
-        "gradients",
-        "flow",
-        "telemetry",
-        "series",
-        "smoothing",
-        "reports",
-    ),
+    "forecasting": FORECASTING,
+    "studies": ("forecasting", *FORECASTING),
 }
 WITHOUT_TORCH = ("series", "telemetry", "smoothing", "reports")
 

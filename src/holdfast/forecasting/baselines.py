@@ -1,4 +1,4 @@
-"""Forecasts that need no training: the naive one that every score stands beside, and exponential smoothing.
+"""Forecasts that need no training: the naive one that every score is compared with, and exponential smoothing.
 
 Shapes: W windows, F horizon steps.
 """

@@ -280,7 +280,6 @@ def measure_blend(
         trained: Whether training brought anything; if not, the network is the mean of its anchors.
         smoothing: Whether exponential smoothing may take part.
     """
-    network.blend.set()
     level = min(levels, key=lambda each: abs(each - WIDTH_LEVEL))
     held_out = hold_out(network, windows, split, level, smoothing=smoothing)
     mixtures: Sequence[Weights] = MIXTURES if smoothing else [weights for weights in MIXTURES if not weights[1]]

@@ -36,7 +36,7 @@ class Config(TableOptions):
     Attributes:
         preset: default, one network; fast, naive and linear forecasts alone, without training; or best, six networks of
             different contexts, cells and seeds, whose quantiles are averaged: more accurate, and six times the work.
-            What is given beside it holds for all of them.
+            Other options hold for all of them.
         context_length: Past steps fed, rounded up to whole segments. None: two of the longest season, at least four of
             the first, or as far as a linear forecast of training windows gains from more, but at most 16384 steps;
             longer seasons are left out then.
